@@ -1,0 +1,1 @@
+"""Values every room shares: frozen, without I/O, clock or chance."""

@@ -1,0 +1,1 @@
+"""Dialects: bytes to values and back, both ends from one definition, with no I/O."""
