@@ -4,9 +4,10 @@ Order: ``StreamStart`` first, at most once; then parts; then exactly one ``Finis
 any time after the start, and the last one counts. A stream that ends without ``Finish`` was cut.
 
 Every part has a number, ``part``, unique in the reply; ``fold`` puts parts in the order of their
-numbers. An upstream decoder may interleave parts (OpenAI hosts do). Events that leave the pipeline are
-*serial*, and encoders rely on it: a call, once opened, gets all its deltas before any other part gets
-one. Text and reasoning may pause for a call and go on after it; an encoder then opens a new block.
+numbers. An upstream decoder may interleave parts (OpenAI hosts do). Events that leave the pipeline
+are *serial*, and encoders rely on it: a call, once opened, gets all its deltas before any other
+part gets one. Text and reasoning may pause for a call and go on after it; an encoder then opens a
+new block.
 """
 
 from typing import TypeAlias

@@ -2,8 +2,8 @@
 
 The contract, which ``tests/contracts/provider.py`` runs against every implementation:
 
-* ``stream`` yields raw events in the order of ``core.events`` and ends after ``Finish``. A cut stream
-  raises ``RemoteProtocolError``; it never just ends.
+* ``stream`` yields raw events in the order of ``core.events`` and ends after ``Finish``. A cut
+  stream raises ``RemoteProtocolError``; it never just ends.
 * ``complete`` gives the same reply whole. ``fold(stream(x))`` and ``complete(x)`` agree.
 * Failures are ``ProviderError`` or ``RemoteProtocolError``, named for what happened, before the
   first event where that is possible. No other exception leaves a provider.
