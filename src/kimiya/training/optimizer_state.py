@@ -1,0 +1,136 @@
+"""A saved optimizer state matched to this optimizer's parameters, whoever saved it.
+
+Invariants: nothing is guessed by shape; a state that does not match raises and changes nothing;
+restored tensors keep the precision they were saved in.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kimiya.errors import ConfigError
+
+STRUCTURE = ("view", "reasons", "positions", "algorithm")
+"""Group entries that describe the model rather than the run."""
+
+_UNSAVED = ("view", "reasons", "positions")
+
+
+def without_structure(state_dict: dict[str, Any]) -> dict[str, Any]:
+    """The state without entries that only code can make."""
+    groups = [
+        {key: value for key, value in group.items() if key not in _UNSAVED}
+        for group in state_dict["param_groups"]
+    ]
+    return {**state_dict, "param_groups": groups}
+
+
+def structure_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """The structure entries of a live group."""
+    return {key: group[key] for key in STRUCTURE}
+
+
+def match(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """``state_dict`` rearranged to ``groups``, with foreign states converted.
+
+    Raises:
+        ConfigError: it is no optimizer state, or its parameters cannot be told apart.
+    """
+    try:
+        saved_groups = list(state_dict["param_groups"])
+        saved = dict(state_dict["state"])
+        sizes = [len(group["params"]) for group in saved_groups]
+    except (KeyError, TypeError) as cause:
+        raise ConfigError(
+            "this is no optimizer state: it lacks 'state' or 'param_groups'",
+            key="state_dict",
+        ) from cause
+    if not _same_layout(saved_groups, groups, sizes):
+        saved, saved_groups = _regroup(saved, saved_groups, groups)
+    for group, saved_group in zip(groups, saved_groups, strict=True):
+        for index in saved_group["params"]:
+            if index in saved:
+                saved[index] = _convert(saved[index], group["algorithm"])
+    return {**state_dict, "state": saved, "param_groups": saved_groups}
+
+
+def restore_exactly(optimizer: torch.optim.Optimizer, matched: Mapping[str, Any]) -> None:
+    """Put back the saved precision: torch casts state to its parameter's type on loading."""
+    for group, saved_group in zip(optimizer.param_groups, matched["param_groups"], strict=True):
+        for parameter, index in zip(group["params"], saved_group["params"], strict=True):
+            for key, value in matched["state"].get(index, {}).items():
+                held = optimizer.state[parameter].get(key)
+                if isinstance(value, Tensor) and isinstance(held, Tensor):
+                    if value.dtype != held.dtype:
+                        optimizer.state[parameter][key] = value.to(held.device).clone()
+
+
+def _same_layout(
+    saved: Sequence[Mapping[str, Any]], groups: Sequence[Mapping[str, Any]], sizes: list[int]
+) -> bool:
+    if sizes != [len(group["params"]) for group in groups]:
+        return False
+    pairs = zip(saved, groups, strict=True)
+    if any(s.get("algorithm", g["algorithm"]) != g["algorithm"] for s, g in pairs):
+        return False
+    named = all("param_names" in group for group in (*saved, *groups))
+    return not named or [g["param_names"] for g in saved] == [g["param_names"] for g in groups]
+
+
+def _regroup(
+    saved: dict[Any, Any], saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]
+) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
+    """Number parameters as ``groups`` do; hyperparameters stay those of ``groups``."""
+    keys = _saved_keys(saved_groups, groups)
+    fresh: dict[Any, Any] = {}
+    regrouped: list[dict[str, Any]] = []
+    number = 0
+    for group, wanted in zip(groups, keys, strict=True):
+        numbers = list(range(number, number + len(wanted)))
+        number += len(wanted)
+        for index, key in zip(numbers, wanted, strict=True):
+            if key in saved:
+                fresh[index] = saved[key]
+        kept = {k: v for k, v in group.items() if k != "params" and k not in STRUCTURE}
+        regrouped.append({**kept, "params": numbers})
+    return fresh, regrouped
+
+
+def _saved_keys(
+    saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]
+) -> list[list[Any]]:
+    """For each live parameter, the key it has in the saved state."""
+    if all("param_names" in group for group in (*saved_groups, *groups)):
+        by_name = {
+            name: index
+            for group in saved_groups
+            for name, index in zip(group["param_names"], group["params"], strict=True)
+        }
+        missing = [n for g in groups for n in g["param_names"] if n not in by_name]
+        if missing:
+            raise ConfigError(f"the saved state lacks {missing[:3]}", key="state_dict")
+        return [[by_name[name] for name in group["param_names"]] for group in groups]
+    flat = [index for group in saved_groups for index in group["params"]]
+    total = sum(len(group["params"]) for group in groups)
+    if len(saved_groups) == 1 and len(flat) == total and all(g["positions"] for g in groups):
+        return [[flat[position] for position in group["positions"]] for group in groups]
+    raise ConfigError(
+        f"the saved state has {len(flat)} parameters in {len(saved_groups)} groups, this optimizer "
+        f"{total} in {len(groups)}, and names to match them by are missing",
+        key="state_dict",
+        remedy="Build both optimizers from named parameters, or with the same groups",
+    )
+
+
+def _convert(state: Mapping[str, Any], algorithm: str) -> dict[str, Any]:
+    """AdamW's first moment is the same average Muon keeps; the reverse cannot be made."""
+    if algorithm == "muon":
+        kept = {key: state[key] for key in ("momentum_buffer", "master") if key in state}
+        if "momentum_buffer" not in kept and "exp_avg" in state:
+            kept["momentum_buffer"] = state["exp_avg"]
+        return kept
+    if "exp_avg" not in state and "momentum_buffer" in state:
+        return {}
+    return dict(state)
