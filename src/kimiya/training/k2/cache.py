@@ -74,11 +74,17 @@ def _grown(held: _Layer | None, latents_BTC: Tensor, rotary_BTR: Tensor, *, room
     return grown
 
 
-def extend_validity(valid_BT: Tensor | None, new_BT: Tensor | None, *, past: int, shape: torch.Size) -> Tensor | None:
+def extend_validity(
+    valid_BT: Tensor | None, new_BT: Tensor | None, *, past: int, shape: torch.Size
+) -> Tensor | None:
     """Validity of past and new tokens together, or None while everything is real."""
     if valid_BT is None and new_BT is None:
         return None
     device = (valid_BT if valid_BT is not None else new_BT).device  # pyright: ignore[reportOptionalMemberAccess]
-    past_BT = valid_BT if valid_BT is not None else torch.ones(shape[0], past, dtype=torch.bool, device=device)
+    past_BT = (
+        valid_BT
+        if valid_BT is not None
+        else torch.ones(shape[0], past, dtype=torch.bool, device=device)
+    )
     now_BT = new_BT if new_BT is not None else torch.ones(shape, dtype=torch.bool, device=device)
     return torch.cat([past_BT, now_BT], dim=1)

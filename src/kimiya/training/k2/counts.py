@@ -5,6 +5,7 @@ Counted on the meta device: the published trillion takes no memory and under a s
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +27,13 @@ class ParameterCount:
     """Those a single token is multiplied by: no input embedding, and of the experts only its own."""
 
 
-def count_parameters(config: K2Config) -> ParameterCount:
-    """Both sizes of the model ``config`` describes, without allocating it."""
+def count_parameters(config: K2Config, *, prediction_layers: int = 0) -> ParameterCount:
+    """Both sizes of the model ``config`` describes, without allocating it.
+
+    ``prediction_layers`` adds layers that predict the token after next (MTP): an expert layer, three
+    norms and a projection from two hidden states to one each. The published total of 1.04T counts
+    one; the released weights have none.
+    """
     with torch.device("meta"):
         model = K2Model(config)
     total = sum(parameter.numel() for parameter in model.parameters())
@@ -36,4 +42,13 @@ def count_parameters(config: K2Config) -> ParameterCount:
         if isinstance(module, RoutedExperts):
             held = module.gate_up_proj.numel() + module.down_proj.numel()
             idle += held - held * config.num_experts_per_tok // config.n_routed_experts
-    return ParameterCount(total=total, active=total - idle)
+    counted = ParameterCount(total=total, active=total - idle)
+    if not prediction_layers:
+        return counted
+    deeper = dataclasses.replace(config, num_hidden_layers=config.num_hidden_layers + 1)
+    more = count_parameters(deeper)
+    joint = 2 * config.hidden_size**2 + 3 * config.hidden_size
+    return ParameterCount(
+        total=total + prediction_layers * (more.total - total + joint),
+        active=counted.active + prediction_layers * (more.active - counted.active + joint),
+    )

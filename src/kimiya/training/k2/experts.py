@@ -146,7 +146,9 @@ class ExpertMixture(nn.Module):
         """Any leading shape; the last dimension is the hidden width."""
         x_NE = x_BTE.flatten(0, -2)
         routed_BTE = self.experts(x_NE, *self.gate(x_NE)).view_as(x_BTE)
-        return routed_BTE if self.shared_experts is None else routed_BTE + self.shared_experts(x_BTE)
+        return (
+            routed_BTE if self.shared_experts is None else routed_BTE + self.shared_experts(x_BTE)
+        )
 
 
 def balance_experts(model: nn.Module, *, rate: float = 1e-3) -> dict[str, float]:

@@ -115,12 +115,13 @@ class K2Model(nn.Module):
             steps = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
             positions_BT = steps.expand_as(tokens_BT)
         if cache is not None:
-            valid_BT = extend_validity(
-                cache.valid_BT, valid_BT, past=past, shape=tokens_BT.shape
-            )
+            valid_BT = extend_validity(cache.valid_BT, valid_BT, past=past, shape=tokens_BT.shape)
             cache.valid_BT = valid_BT
         allowed_BTS = visibility(
-            tokens_BT.shape[1], past=past, segments_BT=segments_BT, valid_BS=valid_BT,
+            tokens_BT.shape[1],
+            past=past,
+            segments_BT=segments_BT,
+            valid_BS=valid_BT,
             device=tokens_BT.device,
         )
         turn = rotation(self.config, self._frequencies(tokens_BT.device), positions_BT)
