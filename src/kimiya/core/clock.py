@@ -46,8 +46,8 @@ class SystemClock:
 class VirtualClock:
     """A clock that stands still until it is told to move.
 
-    ``advance`` wakes sleepers in the order of their deadlines and lets the loop run between them, so
-    an hour of timeouts passes in microseconds and always in the same order.
+    ``advance`` wakes sleepers in the order of their deadlines and lets the loop run between them:
+    an hour of timeouts passes in microseconds, and always in the same order.
     """
 
     def __init__(self, start: datetime | None = None) -> None:

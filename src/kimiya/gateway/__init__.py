@@ -1,0 +1,1 @@
+"""The address clients point at: a bare ASGI application over the pipeline."""
