@@ -95,7 +95,7 @@ class ExpertRouter(nn.Module):
 class RoutedExperts(nn.Module):
     """All experts of a layer, stacked: gate over up in one tensor, down in another."""
 
-    quantize: nn.Module | None = None
+    quantize: nn.Module | None
     """What the weights go through before use: the INT4 grid in quantisation-aware training."""
 
     def __init__(self, config: K2Config) -> None:
@@ -105,6 +105,8 @@ class RoutedExperts(nn.Module):
             config.hidden_size,
             config.moe_intermediate_size,
         )
+        # Set here and not on the class, where it would hide the module that replaces it.
+        self.quantize = None
         self.gate_up_proj = nn.Parameter(torch.empty(experts, 2 * width, hidden))
         self.down_proj = nn.Parameter(torch.empty(experts, hidden, width))
 
