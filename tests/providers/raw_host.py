@@ -14,6 +14,8 @@ class Seen(Struct):
     requests: list[tuple[str, dict[str, str], bytes]] = field(default_factory=list)
     """Request line, headers (lower case), body."""
     connections: int = 0
+    asked: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when a request has arrived."""
     gone: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when a client closed its connection."""
     base_url: str = ""
@@ -64,6 +66,7 @@ async def raw_host(handler: Handler, tls: ssl.SSLContext | None = None) -> Async
                 headers = dict(line.lower().split(": ", 1) for line in head[1:] if line)
                 body = await reader.readexactly(int(headers.get("content-length", 0)))
                 seen.requests.append((head[0], headers, body))
+                seen.asked.set()
                 number += 1
                 await handler(Exchange(writer, number, connection))
         except (asyncio.IncompleteReadError, ConnectionError):

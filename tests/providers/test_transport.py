@@ -169,8 +169,7 @@ async def test_a_pool_with_no_connection_left() -> None:
     timeouts = Timeouts(connect_s=0.05, head_s=5, idle_s=5)
     async with calling(nothing, timeouts, **options) as (transport, seen):
         first = asyncio.ensure_future(transport.post(f"{seen.base_url}/", b"x", {}))
-        while not seen.requests:
-            await asyncio.sleep(0)
+        await seen.asked.wait()
         with pytest.raises(ProviderTimeout, match="pool"):
             await transport.post(f"{seen.base_url}/", b"x", {})
         first.cancel()
