@@ -4,7 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-PORT ?= 8765
+PORT ?= 8484
 ONCE ?=
 PYTEST_ARGS ?=
 LOCK = uv pip compile -q --universal --python-version 3.11 --generate-hashes

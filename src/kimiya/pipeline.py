@@ -52,6 +52,10 @@ class Router(Protocol):
         """The provider configured under ``name``."""
         ...
 
+    def retries(self, name: str) -> int | None:
+        """Repeats at each target for this model name; ``None`` leaves it to the pipeline."""
+        ...
+
 
 class Attempt(Struct, frozen=True):
     """One try at one target: paid for, and shown, whatever became of it."""
@@ -162,7 +166,7 @@ class Call:
 
     async def _at(self, target: Target) -> AsyncGenerator[StreamEvent, None]:
         """Try one target until it answers or its retries are spent."""
-        policy = self._pipeline.retry
+        policy = self._pipeline.policy_for(self._request.model)
         failures = 0
         while True:
             try:
@@ -281,6 +285,13 @@ class Pipeline:
         self.retry = retry or RetryPolicy()
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not secrets)
+
+    def policy_for(self, model: str) -> RetryPolicy:
+        """How patient to be with each target of a model name."""
+        retries = self.router.retries(model)
+        if retries is None:
+            return self.retry
+        return msgspec.structs.replace(self.retry, max_retries=retries)
 
     def stream(self, request: Request) -> Call:
         """Start a call; its events come as the host sends them.

@@ -1,22 +1,13 @@
 """Which dialect is spoken at which path: the table behind the router."""
 
 import re
+from collections.abc import Iterable
 from urllib.parse import unquote
 
 from msgspec import Struct
 
-from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES
-from kimiya.wire.bedrock_converse import BEDROCK_CONVERSE
 from kimiya.wire.dialect import Dialect, Route
-from kimiya.wire.openai_chat import OPENAI_CHAT
-from kimiya.wire.openai_responses import OPENAI_RESPONSES
-
-FRONTS: tuple[Dialect, ...] = (
-    OPENAI_CHAT,
-    OPENAI_RESPONSES,
-    ANTHROPIC_MESSAGES,
-    BEDROCK_CONVERSE,
-)
+from kimiya.wire.dialects import DIALECTS
 
 
 class Match(Struct, frozen=True):
@@ -31,7 +22,7 @@ class Match(Struct, frozen=True):
 class FrontTable:
     """Finds the dialect and route of a path."""
 
-    def __init__(self, fronts: tuple[Dialect, ...] = FRONTS) -> None:
+    def __init__(self, fronts: Iterable[Dialect] = tuple(DIALECTS.values())) -> None:
         self._exact: dict[str, Match] = {}
         self._patterns: list[tuple[re.Pattern[str], Dialect, Route]] = []
         for dialect in fronts:

@@ -1,7 +1,7 @@
 """Sending a reply as it comes: events in, the client's own stream out.
 
-The status line waits for the first event, so an error before content is an ordinary error answer. An
-error after that is said inside the stream, in the dialect's own form, and ends it.
+The status line waits for the first event, so an error before content is an ordinary error answer.
+An error after that is said inside the stream, in the dialect's own form, and ends it.
 """
 
 import asyncio

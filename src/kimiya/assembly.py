@@ -1,0 +1,217 @@
+"""From a configuration to a working pipeline: providers made, routes resolved, all closed again.
+
+Nothing here decides anything about a call; it only puts the parts together, once.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from msgspec import Struct
+
+from kimiya.catalog.card import DialectName, ModelCard
+from kimiya.catalog.catalog import Catalog, unknown_card
+from kimiya.config.settings import Config, ProviderConfig
+from kimiya.core.clock import Clock
+from kimiya.errors import UnknownModel
+from kimiya.pipeline import Pipeline
+from kimiya.providers.provider import Provider, Target
+from kimiya.providers.transport import AiohttpTransport, Timeouts
+from kimiya.wire.dialects import DIALECTS
+
+_MAX_REMEMBERED_NAMES = 4096
+"""Names come from clients; the table of those already resolved stays bounded."""
+
+
+class Routes:
+    """Resolves model names against configuration and catalogue. The pipeline's ``Router``.
+
+    A name is, in this order: a configured route; ``provider:model_id``; a name or alias of the
+    catalogue, which then stands for every configured provider whose host has a card for it.
+    """
+
+    def __init__(self, config: Config, catalog: Catalog, providers: Mapping[str, Provider]) -> None:
+        self._config = config
+        self._catalog = catalog
+        self._providers = providers
+        self._dialects: dict[str, DialectName] = {
+            name: _dialect_of(settings) for name, settings in config.providers.items()
+        }
+        self._resolved: dict[str, tuple[Target, ...]] = {}
+
+    def targets(self, name: str) -> tuple[Target, ...]:
+        """See ``pipeline.Router``."""
+        found = self._resolved.get(name)
+        if found is None:
+            found = self._resolve(name)
+            if len(self._resolved) >= _MAX_REMEMBERED_NAMES:
+                self._resolved.clear()
+            self._resolved[name] = found
+        return found
+
+    def provider(self, name: str) -> Provider:
+        """See ``pipeline.Router``."""
+        return self._providers[name]
+
+    def retries(self, name: str) -> int | None:
+        """See ``pipeline.Router``."""
+        route = self._config.route_for(name)
+        return route.retries if route is not None else None
+
+    def model_names(self) -> Sequence[str]:
+        """Routes first, then each name of the catalogue that a configured provider serves."""
+        names = [name for name in self._config.routes if "*" not in name]
+        for name, settings in self._config.providers.items():
+            for card in self._catalog.cards:
+                if card.host == _host_of(name, settings) and card.status == "current":
+                    names.append(card.name)
+        return tuple(dict.fromkeys(names))
+
+    def _resolve(self, name: str) -> tuple[Target, ...]:
+        route = self._config.route_for(name)
+        if route is not None:
+            return tuple(self._target(text) for text in route.targets)
+        if ":" in name and name.partition(":")[0] in self._providers:
+            return (self._target(name),)
+        cards = self._catalog.named(name)
+        targets = [
+            Target(provider, card)
+            for card in cards
+            for provider, settings in self._config.providers.items()
+            if _host_of(provider, settings) == card.host
+        ]
+        if not targets:
+            raise UnknownModel(name, self._reachable_instead(cards))
+        return tuple(targets)
+
+    def _target(self, text: str) -> Target:
+        """A target as routes write it; the host's own id, our name, or one we know nothing of."""
+        name, _, model_id = text.partition(":")
+        host = _host_of(name, self._config.providers[name])
+        card = self._catalog.find(host, model_id)
+        return Target(name, card or unknown_card(host, model_id, self._dialects[name]))
+
+    def _reachable_instead(self, cards: Sequence[ModelCard]) -> tuple[str, ...]:
+        names = self.model_names()
+        family = {card.family for card in cards}
+        akin = [
+            name for name in names if any(card.family in family for card in self._cards_named(name))
+        ]
+        return tuple((akin or list(names))[:5])
+
+    def _cards_named(self, name: str) -> Sequence[ModelCard]:
+        try:
+            return self._catalog.named(name)
+        except UnknownModel:
+            return ()
+
+
+def _host_of(name: str, settings: ProviderConfig) -> str:
+    return settings.host or name
+
+
+def _dialect_of(settings: ProviderConfig) -> DialectName:
+    if settings.dialect is not None:
+        return settings.dialect
+    defaults: Mapping[str, DialectName] = {
+        "anthropic": "anthropic_messages",
+        "bedrock": "bedrock_converse",
+    }
+    return defaults.get(settings.kind, "openai_chat")
+
+
+class App(Struct, frozen=True):
+    """Everything assembled from one configuration."""
+
+    config: Config
+    catalog: Catalog
+    providers: Mapping[str, Provider]
+    routes: Routes
+    pipeline: Pipeline
+
+    async def aclose(self) -> None:
+        """Close every provider."""
+        for provider in self.providers.values():
+            await provider.aclose()
+
+
+def assemble(
+    config: Config, *, env: Mapping[str, str] | None = None, clock: Clock | None = None
+) -> App:
+    """Make every configured provider and the pipeline over them.
+
+    Connections are opened by the first call, not here.
+
+    Raises:
+        ConfigError: A provider cannot be made from what is configured.
+    """
+    variables = os.environ if env is None else env
+    catalog = Catalog.load(config.overrides)
+    providers = {
+        name: _MAKERS[settings.kind](name, settings, variables)
+        for name, settings in config.providers.items()
+    }
+    routes = Routes(config, catalog, providers)
+    return App(config, catalog, providers, routes, Pipeline(routes, clock=clock))
+
+
+def _transport(settings: ProviderConfig) -> AiohttpTransport:
+    limits = settings.timeouts
+    return AiohttpTransport(
+        Timeouts(limits.connect_s, limits.head_s, limits.idle_s, limits.total_s),
+        proxy=settings.proxy,
+        ca_file=settings.ca_file,
+    )
+
+
+def _http(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+    from kimiya.providers.http import HttpProvider
+
+    return HttpProvider(
+        name,
+        settings.base_url or "",
+        settings.api_key(env),
+        DIALECTS[_dialect_of(settings)],
+        _transport(settings),
+        extra_headers=settings.headers,
+    )
+
+
+def _bedrock(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+    from kimiya.providers.bedrock import BedrockProvider, BotocoreCredentials
+
+    return BedrockProvider(
+        name,
+        settings.region or "us-east-1",
+        _transport(settings),
+        BotocoreCredentials(),
+        endpoint_url=settings.endpoint_url,
+    )
+
+
+def _local(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+    from kimiya.providers.llama_cpp import LlamaCppProvider
+
+    return LlamaCppProvider(
+        name,
+        Path(settings.model_path).expanduser() if settings.model_path else None,
+        slots=settings.slots,
+        context_tokens=settings.context_tokens,
+    )
+
+
+def _simulated(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+    from kimiya.providers.simulated import SimulatedProvider, load_script
+
+    return SimulatedProvider(name, load_script(settings.script), seed=settings.seed)
+
+
+_Maker = Callable[[str, ProviderConfig, Mapping[str, str]], Provider]
+# Each imports its provider when called: a gateway to one host loads nothing of the others.
+_MAKERS: Mapping[str, _Maker] = {
+    "openai": _http,
+    "anthropic": _http,
+    "bedrock": _bedrock,
+    "local": _local,
+    "simulated": _simulated,
+}
