@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kimiya.training.muon_clip import MuonClip
     from kimiya.training.newton_schulz import SCHEDULES, orthogonalize
     from kimiya.training.param_groups import assign_parameters, param_groups
-    from kimiya.training.plugs import MuonClipFactory, build_optimizers
+    from kimiya.training.plugs import MuonClipFactory, build_optimizer, build_optimizers
     from kimiya.training.qk_clip import QKClip
 
 _HOMES = {
@@ -36,6 +36,7 @@ _HOMES = {
     "QKClip": "qk_clip",
     "assign_parameters": "param_groups",
     "attend": "attention_logits",
+    "build_optimizer": "plugs",
     "build_optimizers": "plugs",
     "describe_attention": "attention_layout",
     "exact_max_logits": "attention_logits",
@@ -58,6 +59,7 @@ __all__ = [
     "QKClip",
     "assign_parameters",
     "attend",
+    "build_optimizer",
     "build_optimizers",
     "describe_attention",
     "exact_max_logits",

@@ -173,7 +173,9 @@ class MuonClip(torch.optim.Optimizer):
 
     def _step_muon(self, group: Mapping[str, Any], params: list[nn.Parameter]) -> None:
         weights = [self._weight(p) for p in params]
-        buffers = [self._buffer(p, w, "momentum_buffer") for p, w in zip(params, weights, strict=True)]
+        buffers = [
+            self._buffer(p, w, "momentum_buffer") for p, w in zip(params, weights, strict=True)
+        ]
         rule = self.rule(group)
         update_matrices(
             [p.grad for p in params], buffers, weights, group["view"], rule, self.process_group
@@ -238,7 +240,7 @@ class MuonClip(torch.optim.Optimizer):
                     remedy="Build the embedding with sparse=False",
                 )
             gradients.append(parameter.grad)
-        if self.nonfinite == "ignore" or not any_rank(_has_nonfinite(gradients), self.process_group):
+        if self.nonfinite == "ignore" or not self._any_nonfinite(gradients):
             return True
         if self.nonfinite == "raise":
             culprits = [n for n, p in self.named_parameters() if _is_nonfinite(p.grad)]
@@ -248,6 +250,12 @@ class MuonClip(torch.optim.Optimizer):
             )
         self.skipped_steps += 1
         return False
+
+    def _any_nonfinite(self, gradients: list[Tensor]) -> bool:
+        sharded = any(hasattr(p, "placements") for g in self.param_groups for p in g["params"])
+        distributed = sharded or self.process_group is not None
+        group = None if sharded else self.process_group
+        return any_rank(_has_nonfinite(gradients), distributed, group)
 
     def named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
         """Every parameter with its name, or ``group 0, #3`` where none was given."""

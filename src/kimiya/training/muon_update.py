@@ -83,7 +83,9 @@ class Piece:
     """Write the scaled update over ``weight`` instead of stepping it."""
 
 
-def advance_momentum(gradients: Sequence[Tensor], buffers: Sequence[Tensor], rule: MuonRule) -> None:
+def advance_momentum(
+    gradients: Sequence[Tensor], buffers: Sequence[Tensor], rule: MuonRule
+) -> None:
     """``buffer ← momentum · buffer + (1 - momentum) · gradient`` for all, in place.
 
     Raises:
@@ -108,18 +110,21 @@ def apply_muon(pieces: Iterable[Piece], rule: MuonRule) -> None:
 
 
 def pieces_of(
-    view: MatrixView, gradient: Tensor, average: Tensor | None, weight: Tensor, *, replaces: bool = False
+    view: MatrixView,
+    gradient: Tensor,
+    average: Tensor | None,
+    weight: Tensor,
+    *,
+    replaces: bool = False,
 ) -> list[Piece]:
     """The pieces of one parameter; all tensors have its shape."""
     gradients, weights = view.matrices(gradient), view.matrices(weight)
     averages = [None] * len(weights) if average is None else view.matrices(average)
-    return [
-        Piece(g, a, w, replaces) for g, a, w in zip(gradients, averages, weights, strict=True)
-    ]
+    return [Piece(g, a, w, replaces) for g, a, w in zip(gradients, averages, weights, strict=True)]
 
 
 def _stacks(pieces: Sequence[Piece]) -> Iterable[list[Piece]]:
-    """Cut and gather pieces into stacks of at most ``STACK_NUMEL`` elements, one matrix at least."""
+    """Cut and gather pieces into stacks of ``STACK_NUMEL`` elements at most, one matrix at least."""
     budget = STACK_NUMEL.get(pieces[0].weight.device.type, STACK_NUMEL["cpu"])
     stack: list[Piece] = []
     held = 0

@@ -97,9 +97,7 @@ def _read_triples(coefficients: Triple | Sequence[Triple]) -> tuple[Triple, ...]
             key="ns_coefficients",
         ) from cause
     if not triples or not all(math.isfinite(value) for row in triples for value in row):
-        raise ConfigError(
-            f"{coefficients!r} is empty or not finite", key="ns_coefficients"
-        )
+        raise ConfigError(f"{coefficients!r} is empty or not finite", key="ns_coefficients")
     return triples
 
 

@@ -62,9 +62,9 @@ def restore_exactly(optimizer: torch.optim.Optimizer, matched: Mapping[str, Any]
         for parameter, index in zip(group["params"], saved_group["params"], strict=True):
             for key, value in matched["state"].get(index, {}).items():
                 held = optimizer.state[parameter].get(key)
-                if isinstance(value, Tensor) and isinstance(held, Tensor):
-                    if value.dtype != held.dtype:
-                        optimizer.state[parameter][key] = value.to(held.device).clone()
+                tensors = isinstance(value, Tensor) and isinstance(held, Tensor)
+                if tensors and value.dtype != held.dtype:
+                    optimizer.state[parameter][key] = value.to(held.device).clone()
 
 
 def _same_layout(
@@ -98,9 +98,7 @@ def _regroup(
     return fresh, regrouped
 
 
-def _saved_keys(
-    saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]
-) -> list[list[Any]]:
+def _saved_keys(saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
     """For each live parameter, the key it has in the saved state."""
     if all("param_names" in group for group in (*saved_groups, *groups)):
         by_name = {

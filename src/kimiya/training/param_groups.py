@@ -29,8 +29,8 @@ ROUTER_NAMES = frozenset({"gate", "router", "gating", "wg"})
 """Last name component of a module that scores experts. ``gate_proj`` is not one."""
 
 EXPERT_VIEWS: dict[str, MatrixView] = {"gate_up_proj": GATE_UP}
-"""How stacked expert tensors of known layout are glued: ``gate_up_proj`` of shape (E, 2·I, H), as in
-transformers' mixture modules. A module may declare its own in an attribute ``matrix_views``."""
+"""How stacked expert tensors of known layout are glued: ``gate_up_proj`` of shape (E, 2·I, H), as
+in transformers' mixture modules. A module may declare its own in an attribute ``matrix_views``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,11 +169,6 @@ class _Rule:
             for name, module in model.named_modules()
             if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
         }
-        self.vocabulary_sizes = {
-            module.num_embeddings
-            for module in model.modules()
-            if isinstance(module, (nn.Embedding, nn.EmbeddingBag))
-        }
         self.output = _output_module(model)
 
     def assign(self, seen: _Seen) -> Assignment:
@@ -199,8 +194,6 @@ class _Rule:
             return "convolution kernel (declare FLATTENED for Muon)"
         if module is self.output or last in HEAD_NAMES:
             return "output head"
-        if isinstance(module, nn.Linear) and module.out_features in self.vocabulary_sizes:
-            return "output head (as wide as the vocabulary)"
         if last in ROUTER_NAMES or kind.endswith(("Router", "Gate")):
             return "router"
         if seen.local.endswith("bias"):
@@ -233,9 +226,18 @@ class _Rule:
 
 
 def _output_module(model: nn.Module) -> nn.Module | None:
-    """The output head a model names through ``get_output_embeddings``, as transformers' do."""
+    """The output head: what ``get_output_embeddings`` names (as transformers' models do), or else
+    the model's last linear map when it undoes an embedding's shape."""
     ask = getattr(model, "get_output_embeddings", None)
-    return ask() if callable(ask) else None
+    if callable(ask):
+        return ask()
+    last = next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
+    embedded = {
+        (m.num_embeddings, m.embedding_dim)
+        for m in model.modules()
+        if isinstance(m, (nn.Embedding, nn.EmbeddingBag))
+    }
+    return last if last and (last.out_features, last.in_features) in embedded else None
 
 
 def _override(
