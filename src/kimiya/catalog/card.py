@@ -1,7 +1,7 @@
 """The model card: what is true of one model at one host, with where and when it was learnt.
 
-A card is a row of data, never code: the catalogue loads it from TOML, users override any field of it,
-and ``adapt`` reads it. A field that nobody has checked is ``None``, which means "unknown", not "no".
+A card is a row of data, never code: the catalogue loads it from TOML, users override any field of
+it, and ``adapt`` reads it. A field that nobody has checked is ``None``: "unknown", not "no".
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from kimiya.core.exchange import Sampling
+from kimiya.core.exchange import Effort, Sampling
 
 DialectName = Literal["openai_chat", "openai_responses", "anthropic_messages", "bedrock_converse"]
 
@@ -36,7 +36,7 @@ class Price(Struct, frozen=True, kw_only=True):
     since: date
     """First day the price holds (UTC)."""
     above_input_tokens: int = 0
-    """The tier: the price holds for calls with more input than this."""
+    """The tier: the price holds for calls with this much input or more."""
     source: Source
 
 
@@ -67,8 +67,8 @@ class SamplingRule(Struct, frozen=True, kw_only=True):
         "stop",
     ]
     rule: Literal["fixed", "refused", "range"]
-    """``fixed``: only the recommended value is accepted, so it is left out. ``refused``: any value is
-    an error. ``range``: values outside are clamped."""
+    """``fixed``: only the recommended value is accepted, so it is left out. ``refused``: any value
+    is an error. ``range``: values outside are clamped."""
     minimum: float | None = None
     maximum: float | None = None
 
@@ -76,13 +76,20 @@ class SamplingRule(Struct, frozen=True, kw_only=True):
 class ThinkingSwitch(Struct, frozen=True, kw_only=True):
     """How thinking is turned on and off at this host."""
 
-    form: Literal["body", "chat_template_kwargs", "anthropic", "effort", "none"]
+    form: Literal["body", "chat_template_kwargs", "anthropic", "effort", "native", "none"]
     """``body``: ``{"thinking": {"type": ...}}``; ``chat_template_kwargs``:
     ``{"chat_template_kwargs": {"thinking": bool}}``; ``anthropic``: the dialect's own field;
-    ``effort``: ``reasoning_effort``; ``none``: there is no switch."""
+    ``effort``: ``reasoning_effort``; ``native``: unknown, so what the caller said is written as the
+    dialect writes it; ``none``: there is no switch."""
     modes: tuple[Literal["instant", "thinking"], ...]
     """Modes the model has here."""
     default: Literal["instant", "thinking"]
+    """What the model does when nobody says."""
+    efforts: tuple[Effort, ...] = ()
+    """Efforts the host knows, least first; empty where it knows none."""
+    styles: tuple[Literal["budget", "adaptive"], ...] = ("budget", "adaptive")
+    """For ``anthropic``: ``budget`` is ``{"type": "enabled", "budget_tokens": N}``, ``adaptive`` is
+    ``{"type": "adaptive"}``."""
 
 
 class ModelCard(Struct, frozen=True, kw_only=True):
@@ -98,6 +105,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     family: str = ""
     """``kimi``, ``claude``, ``smollm``: for choosing data, never for branching on names."""
     status: Literal["current", "retired"] = "current"
+    retires: date | None = None
+    """The day the host has said it stops serving it."""
     dialects: tuple[DialectName, ...]
     """Dialects the host speaks for it, best first."""
     context_tokens: int | None = None
@@ -106,21 +115,27 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     has_video: bool = False
     has_tools: bool = True
     max_tools: int | None = None
-    forced_tool_choice: Literal["yes", "no", "not_while_thinking"] = "yes"
-    """Whether ``required`` and a named tool are accepted."""
+    tool_kinds: tuple[str, ...] | None = None
+    """Kinds of tool beside ``function`` the host runs itself; ``None`` is unknown."""
+    forced_tool_choice: Literal["yes", "no", "not_while_thinking", "required_only"] = "yes"
+    """Whether ``required`` and a named tool are accepted; ``required_only``: a name is ignored."""
     structured_outputs: Literal["json_schema", "json_object", "none"] = "none"
     grammar: Literal["none", "structural_tag", "guided_json", "gbnf"] = "none"
     """Constrained decoding the host offers for retries."""
     thinking: ThinkingSwitch
     recommended: Mapping[str, Sampling] = {}
     """Sampling by mode (``instant``, ``thinking``)."""
+    fills_sampling: bool = False
+    """Whether settings the caller left open get the recommended value of the mode, because the
+    host's own defaults are not the model's."""
     sampling: tuple[SamplingRule, ...] = ()
     temperature_factor: Mapping[str, float] = {}
     """By dialect: what the host multiplies a temperature by before it uses it."""
     reasoning_field: str | None = None
     """Field OpenAI-speaking hosts carry reasoning in."""
-    reasoning_replay: Literal["required", "accepted", "refused"] = "accepted"
-    """What happens when history carries (or lacks) the reasoning of a tool loop."""
+    reasoning_replay: Literal["required", "accepted", "signed", "refused"] = "accepted"
+    """What happens when history carries (or lacks) the reasoning of a tool loop. ``signed``: only
+    what the host itself signed is accepted."""
     reasoning_placeholder: str | None = None
     """What the host accepts where reasoning was lost, such as one space."""
     canonical_call_ids: Literal["host", "client"] | None = None
@@ -133,6 +148,9 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     max_tokens_field: str = "max_tokens"
     cache: CacheRule
     prices: tuple[Price, ...] = ()
+    profile_price_factors: Mapping[str, Decimal] = {}
+    """For hosts whose ids take a routing prefix (``global.``, ``us.``): what each multiplies the
+    prices by; ``*`` is any other prefix, or none. Empty where ids take no prefix."""
     quirks: tuple[str, ...] = ()
     """Codes of deviations ``adapt`` knows by table, such as ``alternating_roles``."""
     notes: str = ""

@@ -1,0 +1,156 @@
+"""What can be configured, one frozen struct for each table of ``kimiya.toml``.
+
+Every field has a default that is safe on a laptop, so that an empty file, or none, works. Secrets
+are never fields: a provider names the environment variable that holds its key.
+"""
+
+from collections.abc import Mapping
+from fnmatch import fnmatchcase
+from typing import Any, Literal, TypeAlias
+
+from msgspec import Struct
+
+from kimiya.catalog.card import DialectName
+from kimiya.core.exchange import Mode
+from kimiya.errors import ConfigError
+
+ProviderKind: TypeAlias = Literal["openai", "anthropic", "bedrock", "local", "simulated"]
+
+
+class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[gateway]``: the address clients point at."""
+
+    host: str = "127.0.0.1"
+    """Any other than loopback needs a key made by ``kimiya keys create``."""
+    port: int = 8484
+    """0 lets the system choose."""
+    workers: int = 1
+    """Processes; one per core for throughput."""
+    keys_file: str = "~/.config/kimiya/keys.json"
+    """Where keys are kept, hashed."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_streams: int = 512
+    """Calls in flight at once; one more is told to come back."""
+    drain_s: float = 30.0
+    """Seconds open calls get after SIGTERM."""
+    log: Literal["debug", "info", "warning", "error"] = "info"
+    access_log: bool = False
+    """One line for every call."""
+
+
+class TimeoutsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[providers.NAME.timeouts]``: how long each phase of a call may take, in seconds."""
+
+    connect_s: float = 10.0
+    head_s: float = 600.0
+    """To the first byte of the answer: a whole reply comes only when the model is done."""
+    idle_s: float = 120.0
+    """Between two pieces of a stream."""
+    total_s: float | None = None
+
+
+class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[providers.NAME]``: one host of models and how to reach it."""
+
+    kind: ProviderKind
+    host: str | None = None
+    """Whose rows of the catalogue hold here: ``moonshot``, ``vllm``, ``sglang`` and so on. Known
+    from ``base_url`` for public hosts; else the provider's own name."""
+    base_url: str | None = None
+    api_key_env: str | None = None
+    """The environment variable that holds the key."""
+    headers: Mapping[str, str] = {}
+    """Sent with every call; never credentials."""
+    dialect: DialectName | None = None
+    """Which one to speak, where the host speaks several."""
+    region: str | None = None
+    """For Bedrock; else ``AWS_REGION``."""
+    endpoint_url: str | None = None
+    """For Bedrock: another address than the region's own."""
+    script: str | None = None
+    """For ``simulated``: the file of scripted replies."""
+    seed: int = 0
+    """For ``simulated``: of its faults."""
+    model_path: str | None = None
+    """For ``local``: a GGUF file; none means the embedded model."""
+    slots: int = 2
+    """For ``local``: replies made at once."""
+    context_tokens: int | None = None
+    """For ``local``: window of each slot."""
+    proxy: str | None = None
+    ca_file: str | None = None
+    """PEM file of a private certificate authority."""
+    timeouts: TimeoutsConfig = TimeoutsConfig()
+
+    def api_key(self, env: Mapping[str, str]) -> str | None:
+        """The key, from the variable ``api_key_env`` names; ``None`` where none is named.
+
+        Raises:
+            ConfigError: The variable is not set, or empty.
+        """
+        if self.api_key_env is None:
+            return None
+        key = env.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(
+                f"the variable {self.api_key_env} is not set",
+                key="api_key_env",
+                remedy=f"export {self.api_key_env}=... or take the line out if the host asks for"
+                " no key",
+            )
+        return key
+
+
+class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[routes.NAME]``: what a model name stands for; ``*`` in the name matches anything."""
+
+    targets: tuple[str, ...]
+    """``provider:model`` each, in the order they are tried."""
+    retries: int = 2
+    """Repeats at one target before the next is tried."""
+
+
+class DefaultsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[defaults]``: what holds where nobody says otherwise."""
+
+    model: str | None = None
+    """For ``kimiya chat``; none takes the first that can be reached."""
+    mode: Mode | None = None
+    """``instant`` or ``thinking``; none leaves it to the host."""
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """All of ``kimiya.toml``, environment included."""
+
+    gateway: GatewayConfig = GatewayConfig()
+    providers: Mapping[str, ProviderConfig] = {}
+    routes: Mapping[str, RouteConfig] = {}
+    models: tuple[Mapping[str, Any], ...] = ()
+    """Rows for ``Catalog.load``; see ``overrides``."""
+    defaults: DefaultsConfig = DefaultsConfig()
+    file: str | None = None
+    """The file it was read from; ``None`` where there was none."""
+
+    @property
+    def overrides(self) -> Mapping[str, Any]:
+        """What ``Catalog.load`` takes."""
+        return {"models": self.models} if self.models else {}
+
+    def route_for(self, model: str) -> RouteConfig | None:
+        """The route of a model name: the one so called, else the longest pattern that matches.
+
+        >>> config = Config(routes={"claude-*": RouteConfig(targets=("moonshot:kimi-k2.6",))})
+        >>> config.route_for("claude-haiku-4-5").targets
+        ('moonshot:kimi-k2.6',)
+        """
+        exact = self.routes.get(model)
+        if exact is not None:
+            return exact
+        fitting = [name for name in self.routes if "*" in name and _fits(model, name)]
+        return self.routes[max(fitting, key=len)] if fitting else None
+
+
+def _fits(model: str, pattern: str) -> bool:
+    """Only ``*`` is special; brackets and question marks mean themselves."""
+    escaped = "".join(f"[{c}]" if c in "[?" else c for c in pattern)
+    return fnmatchcase(model, escaped)
