@@ -2,7 +2,8 @@
 
 Queries come from a latent of rank ``q_lora_rank``; keys and values share one of rank
 ``kv_lora_rank``; one rotary key serves all heads. With many queries the latent is expanded to keys
-and values and goes through torch's fused attention; with few, against a cache, the up-projections
+and values and goes through fused attention, which reports its greatest logits to QK-Clip where one
+listens; with few, against a cache, the up-projections
 are absorbed into query and output instead, and keys and values are never built. Both give the same
 numbers up to rounding.
 
@@ -12,39 +13,32 @@ V value width, C latent rank.
 
 from __future__ import annotations
 
-from typing import Protocol
-
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
+from kimiya.training.attention_layout import AttentionLayout
+from kimiya.training.attention_logits import attend
 from kimiya.training.k2.cache import LatentCache
 from kimiya.training.k2.config import K2Config
 from kimiya.training.k2.rotary import rotate
 
-__all__ = ["LatentAttention", "LogitObserver"]
-
-
-class LogitObserver(Protocol):
-    """Sees what one attention layer multiplies, to find its greatest logit; must not change it."""
-
-    def __call__(
-        self, query_BHTD: Tensor, key_BHSD: Tensor, *, scale: float, allowed_BTS: Tensor | None
-    ) -> None:
-        """``allowed_BTS`` names the pairs attended to; None means plainly causal."""
-        ...
+__all__ = ["LatentAttention"]
 
 
 class LatentAttention(nn.Module):
     """One layer's MLA; parameter names are those of the published checkpoints."""
 
-    observer: LogitObserver | None = None
-    """Told of every forward pass while training; None costs nothing."""
-
     def __init__(self, config: K2Config, layer: int) -> None:
         super().__init__()
         self.config = config
         self.layer = layer
+        self.qk_layout = AttentionLayout.mla(
+            config.num_attention_heads,
+            config.qk_nope_head_dim,
+            config.qk_rope_head_dim,
+            config.v_head_dim,
+            query="q_proj" if config.q_lora_rank is None else "q_b_proj",
+        )
         heads, hidden = config.num_attention_heads, config.hidden_size
         if config.q_lora_rank is None:
             self.q_proj = nn.Linear(hidden, heads * config.qk_head_dim, bias=False)
@@ -110,21 +104,14 @@ class LatentAttention(nn.Module):
         rotary_BHSR = rotary_BSR[:, None].expand(-1, key_BHSN.shape[1], -1, -1)
         query_BHTD = torch.cat([query_BHTN, query_BHTR], dim=-1)
         key_BHSD = torch.cat([key_BHSN, rotary_BHSR], dim=-1)
-        scale = self.config.softmax_scale
-        if self.training and self.observer is not None:
-            self.observer(query_BHTD, key_BHSD, scale=scale, allowed_BTS=allowed_BTS)
-        # Fused attention on CPU wants one width for all three: padding the values costs less than
-        # the unfused path it would fall to (measured 1.5 to 2.5 times faster).
-        padding = self.config.qk_head_dim - self.config.v_head_dim
-        out_BHTX = F.scaled_dot_product_attention(
+        return attend(
+            self,
             query_BHTD,
             key_BHSD,
-            F.pad(value_BHSV, (0, padding)) if padding > 0 else value_BHSV,
-            attn_mask=None if allowed_BTS is None else allowed_BTS[:, None],
-            is_causal=allowed_BTS is None,
-            scale=scale,
+            value_BHSV,
+            scale=self.config.softmax_scale,
+            mask=None if allowed_BTS is None else allowed_BTS[:, None],
         )
-        return out_BHTX[..., : self.config.v_head_dim]
 
     def _attend_absorbed(
         self,
