@@ -1,7 +1,7 @@
 """What a call costs on its way through the gateway, beside LiteLLM's proxy and a direct call.
 
-One worker each, one local host that answers at once, in one run. The process under test is pinned to
-one core, load and host to another. CPU per request and ratios hold on a shared machine; wall times
+One worker each, one local host that answers at once, in one run. The process under test is pinned
+to one core, load and host to another. CPU per request and ratios hold on a shared machine; wall times
 are its own.
 
     python bench/gateway.py [--quick] [--json] [--seconds 8] [--rounds 3] [--no-peer]
@@ -17,7 +17,6 @@ Figures (``--json`` prints them as one object on the last line):
 """
 
 import argparse
-import asyncio
 import json
 import os
 import platform
@@ -79,7 +78,7 @@ def wait_for(port: int, process: subprocess.Popen[bytes], limit_s: float) -> Non
 @contextmanager
 def running(command: list[str], port: int, core: int, **env: str) -> Iterator[int]:
     """A server on its core; gives its process id."""
-    log = tempfile.TemporaryFile()
+    log = tempfile.TemporaryFile()  # noqa: SIM115 (read after the process, closed with it)
     process = subprocess.Popen(
         ["taskset", "-c", str(core), *command] if shutil.which("taskset") else command,
         stdout=log,
@@ -310,6 +309,13 @@ async def run(args: argparse.Namespace) -> list[Row]:
     return rows
 
 
+def processor() -> str:
+    """The processor's name."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor())
+
+
 def main() -> None:
     """Measure, print the table, print the figures."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -322,14 +328,7 @@ def main() -> None:
     if args.quick:
         args.seconds, args.rounds = 1.2, 2
     rows = uvloop.run(run(args))
-    cpu = next(
-        (
-            line.partition(":")[2].strip()
-            for line in Path("/proc/cpuinfo").open()
-            if "model name" in line
-        ),
-        platform.processor(),
-    )
+    cpu = processor()
     print(f"\n{cpu}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; Python", end=" ")
     print(
         f"{platform.python_version()}, kimiya {version('kimiya')}, aiohttp {version('aiohttp')},",

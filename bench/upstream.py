@@ -4,11 +4,14 @@ A bare uvloop protocol, so that what is measured is the gateway and not its upst
 POST with a fixed OpenAI chat reply, whole or streamed according to ``"stream": true`` in the body.
 ``--pace-ms`` sends one event at a time, each in its own write.
 
-    python bench/upstream.py PORT [--events 50] [--pace-ms 0]
+``--stall-every N`` never finishes every Nth reply: the connection stays open and silent.
+
+    python bench/upstream.py PORT [--events 50] [--pace-ms 0] [--stall-every 0]
 """
 
 import argparse
 import asyncio
+import itertools
 import json
 
 import uvloop
@@ -66,6 +69,8 @@ class Upstream(asyncio.Protocol):
     whole = whole_reply()
     events: tuple[bytes, ...] = ()
     pace_s = 0.0
+    stall_every = 0
+    served = itertools.count(1)
     head = (
         b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
     )
@@ -89,7 +94,11 @@ class Upstream(asyncio.Protocol):
             self.answer(b'"stream":true' in body.replace(b" ", b""))
 
     def answer(self, is_stream: bool) -> None:
-        """Write the reply."""
+        """Write the reply, or the beginning of it."""
+        if self.stall_every and next(self.served) % self.stall_every == 0:
+            if is_stream:
+                self.transport.write(self.head + self.events[0])
+            return
         if not is_stream:
             self.transport.write(self.whole)
         elif self.pace_s:
@@ -115,7 +124,9 @@ async def main() -> None:
     parser.add_argument("port", type=int)
     parser.add_argument("--events", type=int, default=50)
     parser.add_argument("--pace-ms", type=float, default=0.0)
+    parser.add_argument("--stall-every", type=int, default=0)
     args = parser.parse_args()
+    Upstream.stall_every = args.stall_every
     Upstream.events = tuple(stream_events(args.events))
     Upstream.pace_s = args.pace_ms / 1000
     server = await asyncio.get_running_loop().create_server(Upstream, "127.0.0.1", args.port)

@@ -3,9 +3,18 @@
 Labels come from closed sets (fronts, configured targets, codes), never from what a client wrote.
 """
 
+import asyncio
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from kimiya.pipeline import Report
+
+def _count_tasks() -> float:
+    try:
+        return len(asyncio.all_tasks())
+    except RuntimeError:
+        return 0  # the page is being read outside any loop
+
 
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -25,6 +34,8 @@ class Metrics:
             registry=registry,
         )
         self.in_flight = Gauge("kimiya_in_flight", "Requests being answered.", registry=registry)
+        tasks = Gauge("kimiya_tasks", "Tasks of the event loop.", registry=registry)
+        tasks.set_function(_count_tasks)
         self.duration = Histogram(
             "kimiya_request_duration_seconds",
             "Seconds from the request to its last byte.",
