@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 from kimiya.core.exchange import Request, Response
 from kimiya.errors import KimiyaError, ProviderError
 from kimiya.wire.anthropic_messages_blocks import NAME
+from kimiya.wire.anthropic_messages_decoder import AnthropicReader
+from kimiya.wire.anthropic_messages_encoder import AnthropicEventEncoder
 from kimiya.wire.anthropic_messages_errors import read_error, write_error
 from kimiya.wire.anthropic_messages_replies import read_response, write_response
 from kimiya.wire.anthropic_messages_requests import (
@@ -22,9 +24,9 @@ from kimiya.wire.anthropic_messages_requests import (
     write_count_request,
     write_request,
 )
-from kimiya.wire.anthropic_messages_stream import AnthropicEventDecoder, AnthropicEventEncoder
 from kimiya.wire.dialect import Dialect, Route, WireError, WireOptions, WireRequest
 from kimiya.wire.json_fields import Misfit, count, parse_object, required
+from kimiya.wire.sse import SseEventDecoder
 
 _MESSAGES = "/v1/messages"
 _COUNT = "/v1/messages/count_tokens"
@@ -90,9 +92,9 @@ class AnthropicMessages:
         except Misfit as misfit:
             raise misfit.as_local() from misfit
 
-    def event_decoder(self) -> AnthropicEventDecoder:
+    def event_decoder(self) -> SseEventDecoder:
         """A decoder for one streamed reply."""
-        return AnthropicEventDecoder()
+        return SseEventDecoder(AnthropicReader())
 
     def event_encoder(self, request: Request) -> AnthropicEventEncoder:
         """An encoder for one streamed reply."""

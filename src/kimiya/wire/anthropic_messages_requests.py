@@ -4,7 +4,7 @@ What of a known object (``thinking``, ``output_config``, ``tool_choice``) has no
 in ``Request.extras`` under that object's name, and joins it again when written.
 """
 
-from typing import Any, Final, assert_never, cast
+from typing import Any, Final, assert_never
 
 import msgspec
 
@@ -269,7 +269,7 @@ def read_thinking(fields: JsonObject, extras: JsonObject) -> Thinking:
     except Misfit as misfit:
         misfit.under("thinking")
         raise
-    known = {"type"} | ({"budget_tokens"} if kind == "enabled" else set())
+    known = {"type", "budget_tokens"} if kind == "enabled" else {"type"}
     _keep(extras, "thinking", config, known)
     return Thinking(
         enabled=kind != "disabled",
@@ -456,7 +456,7 @@ def _refuse_sampling(sampling: Sampling) -> None:
 
 
 def _write_metadata(request: Request, body: JsonObject) -> None:
-    metadata = cast("JsonObject", dict(request.metadata))
+    metadata = dict(request.metadata)
     if "user_id" in metadata:
         raise Misfit("give the end user's id as `user`", "metadata", "user_id")
     if request.user is not None:

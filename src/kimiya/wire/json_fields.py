@@ -100,8 +100,7 @@ def as_object(value: JsonValue) -> JsonObject:
 
 def kind_of(value: JsonValue) -> str:
     """What a JSON value is, in words."""
-    kind = cast("type", type(value))
-    return _KINDS.get(kind, kind.__name__)
+    return next((words for kind, words in _KINDS.items() if type(value) is kind), "something else")
 
 
 def optional(fields: JsonObject, key: str, kind: type[T]) -> T | None:

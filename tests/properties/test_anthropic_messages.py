@@ -1,0 +1,120 @@
+"""Laws of the Anthropic Messages dialect (design §7), over values drawn in its normal form."""
+
+from dataclasses import replace
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import structs
+
+from kimiya.core.events import StreamEvent
+from kimiya.core.exchange import Request, Response
+from kimiya.core.fold import fold, unfold
+from kimiya.core.messages import HostFile, Inline, Url
+from kimiya.errors import KimiyaError, RemoteProtocolError
+from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES as DIALECT
+from kimiya.wire.dialect import WireOptions
+from tests.properties.strategies import (
+    PROFILES,
+    any_reasoning,
+    chunks_of,
+    requests,
+    responses,
+    streams_of,
+)
+
+PROFILE = replace(
+    PROFILES["anthropic_messages"],
+    image_sources=(Url, Inline, HostFile),
+    alternates=False,
+    reasoning=any_reasoning,
+    reply_reasoning=any_reasoning,
+    max_output_required=False,
+    choice_needs_tools=False,
+    strict_tools=True,
+    metadata=True,
+    usage_reasoning=True,
+    usage_optional=True,
+)
+ASKED = Request("claude-x", ())
+OPTIONS = WireOptions()
+
+
+def encode_stream(events: list[StreamEvent]) -> bytes:
+    encoder = DIALECT.event_encoder(ASKED)
+    return b"".join([*map(encoder.encode, events), encoder.close()])
+
+
+def decode_stream(chunks: list[bytes]) -> tuple[list[StreamEvent], str | None]:
+    """Every event, and the error that ended them, if one did."""
+    decoder = DIALECT.event_decoder()
+    events: list[StreamEvent] = []
+    try:
+        for chunk in chunks:
+            events += decoder.feed(chunk)
+        events += decoder.close()
+    except KimiyaError as error:
+        return events, f"{type(error).__name__}: {error}"
+    return events, None
+
+
+def as_written(response: Response) -> Response:
+    """The reply as the wire can say it: zero usage is no usage."""
+    usage = response.usage
+    counted = usage is not None and bool(usage.input_tokens or usage.output_tokens)
+    return structs.replace(response, usage=usage if counted else None)
+
+
+@given(requests(PROFILE))
+def test_requests_survive_the_wire(request: Request) -> None:
+    written = DIALECT.encode_request(request, OPTIONS)
+    assert DIALECT.decode_request(written.body) == request
+
+
+@given(requests(PROFILE))
+def test_extras_stay_home(request: Request) -> None:
+    """What another dialect knew is not written here."""
+    foreign = structs.replace(request, dialect="openai_chat", extras={"logit_bias": {}})
+    back = DIALECT.decode_request(DIALECT.encode_request(foreign, OPTIONS).body)
+    assert back == request
+
+
+@given(responses(PROFILE))
+def test_replies_survive_the_wire(response: Response) -> None:
+    body = DIALECT.encode_response(response, ASKED)
+    assert DIALECT.decode_response(body) == as_written(response)
+
+
+@given(responses(PROFILE), st.data())
+def test_streamed_and_whole_replies_agree(response: Response, data: st.DataObject) -> None:
+    events, error = decode_stream([encode_stream(data.draw(streams_of(response)))])
+    assert error is None
+    whole = DIALECT.decode_response(DIALECT.encode_response(response, ASKED))
+    assert fold(events) == whole
+
+
+@given(responses(PROFILE), st.data())
+def test_cutting_the_bytes_changes_nothing(response: Response, data: st.DataObject) -> None:
+    stream = encode_stream(unfold(response))
+    length = data.draw(st.integers(0, len(stream)), label="cut short at")
+    chunks = data.draw(chunks_of(stream[:length]))
+    assert decode_stream(chunks) == decode_stream([stream[:length]])
+
+
+@given(responses(PROFILE), st.data())
+def test_a_cut_stream_is_never_whole(response: Response, data: st.DataObject) -> None:
+    stream = encode_stream(unfold(response))
+    end = stream.index(b"event: message_delta")
+    _, error = decode_stream([stream[: data.draw(st.integers(0, end))]])
+    assert error is not None
+    assert error.startswith(RemoteProtocolError.__name__)
+
+
+@given(st.binary(max_size=200))
+def test_noise_is_refused_by_name(noise: bytes) -> None:
+    for read in (DIALECT.decode_request, DIALECT.decode_response, DIALECT.decode_token_count):
+        try:
+            read(noise)
+        except KimiyaError as error:
+            assert str(error)
+    decode_stream([b"data: " + noise + b"\n\n"])
+    assert str(DIALECT.decode_error(500, {}, noise))
