@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from kimiya.training.matrix_view import FLATTENED, GATE_UP, WHOLE, MatrixView
     from kimiya.training.muon_clip import MuonClip
     from kimiya.training.newton_schulz import SCHEDULES, orthogonalize
-    from kimiya.training.param_groups import assign_parameters, param_groups
+    from kimiya.training.parameter_groups import assign_parameters, param_groups
     from kimiya.training.plugs import MuonClipFactory, build_optimizer, build_optimizers
     from kimiya.training.qk_clip import QKClip
 
@@ -34,7 +34,7 @@ _HOMES = {
     "MuonClip": "muon_clip",
     "MuonClipFactory": "plugs",
     "QKClip": "qk_clip",
-    "assign_parameters": "param_groups",
+    "assign_parameters": "parameter_groups",
     "attend": "attention_logits",
     "build_optimizer": "plugs",
     "build_optimizers": "plugs",
@@ -42,7 +42,7 @@ _HOMES = {
     "exact_max_logits": "attention_logits",
     "hugging_face_qk_clip": "hugging_face",
     "orthogonalize": "newton_schulz",
-    "param_groups": "param_groups",
+    "param_groups": "parameter_groups",
     "report_max_logits": "attention_logits",
 }
 

@@ -26,7 +26,7 @@ from kimiya.training.newton_schulz import (
     Method,
     resolve_schedule,
 )
-from kimiya.training.param_groups import param_groups
+from kimiya.training.parameter_groups import param_groups
 from kimiya.training.qk_clip import QKClip
 from kimiya.training.sharding import any_rank, update_matrices
 

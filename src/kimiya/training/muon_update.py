@@ -124,7 +124,7 @@ def pieces_of(
 
 
 def _stacks(pieces: Sequence[Piece]) -> Iterable[list[Piece]]:
-    """Cut and gather pieces into stacks of ``STACK_NUMEL`` elements at most, one matrix at least."""
+    """Gather pieces into stacks of ``STACK_NUMEL`` elements at most, one matrix at least."""
     budget = STACK_NUMEL.get(pieces[0].weight.device.type, STACK_NUMEL["cpu"])
     stack: list[Piece] = []
     held = 0

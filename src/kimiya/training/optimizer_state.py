@@ -57,14 +57,18 @@ def match(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) ->
 
 
 def restore_exactly(optimizer: torch.optim.Optimizer, matched: Mapping[str, Any]) -> None:
-    """Put back the saved precision: torch casts state to its parameter's type on loading."""
+    """Put back the saved precision and own the memory.
+
+    On loading, torch casts state to its parameter's type, and otherwise aliases the tensors it was
+    given: two optimizers would then write to one momentum.
+    """
     for group, saved_group in zip(optimizer.param_groups, matched["param_groups"], strict=True):
         for parameter, index in zip(group["params"], saved_group["params"], strict=True):
             for key, value in matched["state"].get(index, {}).items():
                 held = optimizer.state[parameter].get(key)
-                tensors = isinstance(value, Tensor) and isinstance(held, Tensor)
-                if tensors and value.dtype != held.dtype:
-                    optimizer.state[parameter][key] = value.to(held.device).clone()
+                if isinstance(value, Tensor) and isinstance(held, Tensor):
+                    source = value if value.dtype != held.dtype else held
+                    optimizer.state[parameter][key] = source.to(held.device, copy=True)
 
 
 def _same_layout(

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from kimiya.errors import ConfigError
 from kimiya.training.muon_clip import MuonClip
-from kimiya.training.param_groups import param_groups
+from kimiya.training.parameter_groups import param_groups
 from kimiya.training.qk_clip import QKClip
 
 _GROUP_OPTIONS = ("adamw_lr", "overrides", "views", "per_head")
