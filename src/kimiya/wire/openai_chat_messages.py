@@ -92,11 +92,17 @@ def _read_assistant(fields: JsonObject) -> Message:
 
 
 def read_call(fields: JsonObject) -> ToolCall | Opaque:
-    """One call of a message; a kind that is no function is kept as it is."""
-    if fields.get("type", "function") not in ("function", None):
+    """One call of a message; one that has no ``function`` is kept as it is.
+
+    Another ``type`` with a ``function`` is a host's own (Moonshot's ``builtin_function``).
+    """
+    kind = optional(fields, "type", str) or "function"
+    if kind != "function" and "function" not in fields:
         return Opaque(parts_of.CHAT, fields)
     function = required_object(fields, "function")
     extras = leftovers(fields, _CALL)
+    if kind != "function":
+        extras = {**extras, "type": kind}
     unknown = leftovers(function, _FUNCTION)
     try:
         name = required(function, "name", str)
@@ -203,9 +209,10 @@ def _write_assistant(message: Message, field: str | None, keeps_extras: bool) ->
 
 def write_call(call: ToolCall, *, keeps_extras: bool) -> JsonObject:
     """One call of a message."""
+    kind = call.extras.get("type", "function") if keeps_extras else "function"
     fields: JsonObject = {
         "id": call.call_id,
-        "type": "function",
+        "type": kind,
         "function": {"name": call.name, "arguments": call.arguments},
     }
     parts_of.write_cache(fields, call.cache)

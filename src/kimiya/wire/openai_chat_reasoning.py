@@ -65,7 +65,7 @@ def write_reasoning(
 
 
 def write_reply_reasoning(fields: JsonObject, parts: Sequence[Reasoning]) -> None:
-    """Set a reply's reasoning: in the field clients of Kimi read, and what that lacks in details."""
+    """Set a reply's reasoning in the field clients of Kimi read; what that lacks, in details."""
     text = "".join(part.text for part in parts)
     if text:
         fields["reasoning_content"] = text

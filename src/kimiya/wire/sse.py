@@ -1,7 +1,8 @@
 """Server-sent events: the framing of ``text/event-stream``, both ways.
 
 Source: WHATWG HTML, section 9.2, read 2026-11-22. Lines end in LF, CR or CRLF; a byte-order mark
-may open the stream; lines beginning with a colon are comments; several ``data`` lines are one value.
+may open the stream; lines that begin with a colon are comments; ``data`` lines of one event are one
+value.
 
 Invariant: cutting the bytes anywhere changes nothing, not even which events come before an error.
 So an error found behind complete events waits for the next call. Two departures from the standard,
