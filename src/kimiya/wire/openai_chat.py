@@ -28,7 +28,9 @@ from kimiya.wire.openai_chat_request import read_request, write_request
 from kimiya.wire.openai_chat_stream import ChatReader
 from kimiya.wire.sse import MAX_LINE_BYTES, MEDIA_TYPE, SseEventDecoder
 
-_PATH = "/v1/chat/completions"
+_ROUTE = "/v1/chat/completions"
+_PATH = "/chat/completions"
+"""Behind a host's base address, which ends in ``/v1`` or whatever stands in its place."""
 
 
 class OpenAiChat:
@@ -45,7 +47,7 @@ class OpenAiChat:
     @property
     def routes(self) -> tuple[Route, ...]:
         """One path; the body says whether to stream."""
-        return (Route(_PATH),)
+        return (Route(_ROUTE),)
 
     @property
     def stream_content_type(self) -> str:

@@ -73,12 +73,8 @@ class ChatEventEncoder:
         """Usage, if the client wants it, and ``[DONE]``."""
         usage = b""
         if self._wants_usage and self._usage is not None:
-            chunk: JsonObject = {
-                **_fields(self._start),
-                "choices": [],
-                "usage": write_usage(self._usage),
-            }
-            usage = encode_frame(_encode(chunk))
+            counted: JsonObject = {"choices": [], "usage": write_usage(self._usage)}
+            usage = encode_frame(_encode({**_fields(self._start), **counted}))
         return usage + b"data: [DONE]\n\n"
 
     def error(self, error: KimiyaError) -> bytes:

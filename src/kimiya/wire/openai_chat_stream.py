@@ -246,6 +246,7 @@ def _gather(seen: JsonObject, new: Extras) -> None:
 
 
 def _joined(seen: JsonValue, new: JsonValue) -> JsonValue:
+    kept: JsonValue = seen if new is None else new
     if isinstance(seen, str) and isinstance(new, str):
         return seen + new
     if isinstance(seen, list) and isinstance(new, list):
@@ -254,4 +255,4 @@ def _joined(seen: JsonValue, new: JsonValue) -> JsonValue:
         joined = dict(cast("JsonObject", seen))
         _gather(joined, cast("JsonObject", new))
         return joined
-    return seen if new is None else new
+    return kept
