@@ -21,7 +21,7 @@ import math
 import os
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol, TypeAlias
@@ -62,8 +62,9 @@ class HttpReply(Protocol):
         """
         ...
 
-    def chunks(self) -> AsyncIterator[bytes]:
-        """The body as it arrives. Raises as ``read`` does, but has no cap."""
+    def chunks(self) -> AsyncGenerator[bytes, None]:
+        """The body as it arrives. Raises as ``read`` does, but has no cap. Closing the generator
+        is closing the reply."""
         ...
 
     async def aclose(self) -> None:
