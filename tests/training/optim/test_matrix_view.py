@@ -4,7 +4,7 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kimiya.errors import ConfigError
@@ -32,6 +32,7 @@ def test_a_view_covers_each_element_once_and_aliases(view, shape):
     assert torch.equal(tensor, torch.ones(shape))
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     sections=st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), min_size=1, max_size=3),
     dim=st.sampled_from([-1, -2]),
