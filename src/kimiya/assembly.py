@@ -3,6 +3,7 @@
 Nothing here decides anything about a call; it only puts the parts together, once.
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from kimiya.config.settings import Config, ProviderConfig
 from kimiya.core.clock import Clock
 from kimiya.errors import UnknownModel
 from kimiya.pipeline import Pipeline
+from kimiya.providers import local_model
 from kimiya.providers.provider import Provider, Target
 from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.dialects import DIALECTS
@@ -133,6 +135,13 @@ class App(Struct, frozen=True):
         """Close every provider."""
         for provider in self.providers.values():
             await provider.aclose()
+
+
+def installed_model() -> Path | None:
+    """The embedded model's file, where it is installed and the extra that runs it is too."""
+    if importlib.util.find_spec("xllamacpp") is None or not local_model.is_installed():
+        return None
+    return local_model.model_path()
 
 
 def assemble(

@@ -44,10 +44,16 @@ def test_the_right_id_with_another_secret_opens_nothing(store: KeyStore) -> None
     assert store.check(secret[:-1] + ("A" if secret[-1] != "A" else "B")) is None
 
 
-def test_a_store_sees_what_another_process_wrote(store: KeyStore) -> None:
-    other = KeyStore(store.path)
-    _, secret = store.create("laptop")
+def test_a_store_sees_within_a_second_what_another_process_wrote(store: KeyStore) -> None:
+    seconds = 0.0
+    other = KeyStore(store.path, monotonic=lambda: seconds)
+    assert not other.has_active
+    key_id, secret = store.create("laptop")
+    seconds = 1.1
     assert other.check(secret) is not None
+    store.revoke(key_id)
+    seconds = 2.2
+    assert other.check(secret) is None
 
 
 def test_a_broken_file_is_named_and_not_overwritten(store: KeyStore) -> None:

@@ -11,6 +11,7 @@ import ipaddress
 import os
 import secrets
 import tempfile
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,14 +47,27 @@ class _File(Struct):
     keys: list[Key] = []
 
 
+_LOOK_EVERY_S = 1.0
+"""How long a gateway may not notice that a key was made or revoked by another process."""
+
+
 class KeyStore:
-    """Keys in a file; reads it again when it has changed on disk."""
+    """Keys in a file; looks once a second whether it has changed on disk.
+
+    ``monotonic`` gives the seconds that second is measured in.
+    """
 
     def __init__(
-        self, path: Path, *, now: Callable[[], datetime] = lambda: datetime.now(UTC)
+        self,
+        path: Path,
+        *,
+        now: Callable[[], datetime] = lambda: datetime.now(UTC),
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._path = path
         self._now = now
+        self._monotonic = monotonic
+        self._looked_s = float("-inf")
         self._stamp: tuple[int, int] | None = None
         self._keys: dict[str, Key] = {}
 
@@ -73,7 +87,7 @@ class KeyStore:
         """
         if not name.strip():
             raise ConfigError("a key needs a name", key="name", remedy="kimiya keys create NAME")
-        keys = self._current()
+        keys = self._current(fresh=True)
         key_id = secrets.token_hex(4)
         while key_id in keys:
             key_id = secrets.token_hex(4)
@@ -84,7 +98,7 @@ class KeyStore:
 
     def list(self) -> list[Key]:
         """Every key, oldest first, revoked ones included."""
-        return sorted(self._current().values(), key=lambda key: key.created_at)
+        return sorted(self._current(fresh=True).values(), key=lambda key: key.created_at)
 
     def revoke(self, key_id: str) -> Key:
         """Close the door to a key; it stays in the list.
@@ -92,7 +106,7 @@ class KeyStore:
         Raises:
             ConfigError: There is no such key.
         """
-        keys = self._current()
+        keys = self._current(fresh=True)
         if key_id not in keys:
             raise ConfigError(
                 f"no key has the id {key_id!r}",
@@ -118,7 +132,10 @@ class KeyStore:
         """Whether any key opens the door."""
         return any(key.is_active for key in self._current().values())
 
-    def _current(self) -> dict[str, Key]:
+    def _current(self, *, fresh: bool = False) -> dict[str, Key]:
+        if not fresh and self._monotonic() - self._looked_s < _LOOK_EVERY_S:
+            return self._keys
+        self._looked_s = self._monotonic()
         try:
             stat = self._path.stat()
         except FileNotFoundError:

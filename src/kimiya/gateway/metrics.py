@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 from kimiya.pipeline import Report
 
+
 def _count_tasks() -> float:
     try:
         return len(asyncio.all_tasks())

@@ -31,15 +31,22 @@ def build_gateway(config: Config) -> Gateway:
     keys = KeyStore(Path(settings.keys_file).expanduser())
     check_address(settings.host, keys)
     app = assemble(config)
+    telemetry = Telemetry.from_environment()
     endpoints = Endpoints(
         app.pipeline,
         app.routes,
         keys=keys,
         limits=Limits(max_body_bytes=settings.max_body_bytes, max_streams=settings.max_streams),
         metrics=Metrics(),
-        telemetry=Telemetry.from_environment(),
+        telemetry=telemetry,
     )
-    return Gateway(endpoints, on_shutdown=app.aclose)
+
+    async def close() -> None:
+        await app.aclose()
+        if telemetry is not None:
+            telemetry.shutdown()
+
+    return Gateway(endpoints, on_shutdown=close)
 
 
 def serve(config: Config) -> None:
