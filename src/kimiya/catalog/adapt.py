@@ -28,7 +28,6 @@ from kimiya.catalog.adaptation.draft import Draft
 from kimiya.catalog.adaptation.foreign import (
     drop_foreign_fields,
     drop_foreign_tools,
-    drop_names,
     refuse_foreign_content,
 )
 from kimiya.catalog.adaptation.history import (
@@ -38,6 +37,13 @@ from kimiya.catalog.adaptation.history import (
     move_media,
     rename_developer,
     turn_late_system,
+)
+from kimiya.catalog.adaptation.limits import (
+    drop_image_detail,
+    drop_names,
+    fit_metadata,
+    lift_result_marks,
+    settle_choice_words,
 )
 from kimiya.catalog.adaptation.marks import fit_call_ids, settle_marks
 from kimiya.catalog.adaptation.mode import choose_mode, lift_switch
@@ -56,8 +62,11 @@ STEPS: tuple[Step, ...] = (
     lift_switch,
     drop_foreign_fields,
     drop_names,
+    drop_image_detail,
+    fit_metadata,
     lower_output_limit,
     lower_format,
+    settle_choice_words,
     choose_mode,
     write_switch,
     adapt_sampling,
@@ -66,6 +75,7 @@ STEPS: tuple[Step, ...] = (
     drop_reasoning,
     move_media,
     drop_blanks,
+    lift_result_marks,
     settle_marks,
     fit_call_ids,
     merge_neighbours,

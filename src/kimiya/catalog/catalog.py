@@ -141,6 +141,11 @@ def unknown_card(host: str, model_id: str, dialect: DialectName) -> ModelCard:
     Cache marks are kept only where the dialect has its own field for them and hosts ignore what
     they do not use; on Bedrock a model that takes none refuses the whole call.
     """
+    switch = ThinkingSwitch(form="native", modes=("instant", "thinking"), default="instant")
+    template = next((card for card in _shipped().cards if card.host == host), None)
+    if template is not None and template.thinking.form == "chat_template_kwargs":
+        # An engine switches thinking in one way, whatever model it serves under whatever name.
+        switch = structs.replace(switch, form="chat_template_kwargs")
     source = Source(url="none: not in the catalogue", checked=date(1970, 1, 1))
     explicit = dialect == "anthropic_messages"
     return ModelCard(
@@ -151,8 +156,8 @@ def unknown_card(host: str, model_id: str, dialect: DialectName) -> ModelCard:
         has_vision=True,
         has_video=True,
         structured_outputs="json_schema",
-        thinking=ThinkingSwitch(form="native", modes=("instant", "thinking"), default="instant"),
-        reasoning_field="reasoning_content",
+        thinking=switch,
+        reasoning_field=template.reasoning_field if template else "reasoning_content",
         cache=CacheRule(
             kind="explicit" if explicit else "none",
             max_breakpoints=4 if explicit else 0,

@@ -84,28 +84,6 @@ def drop_foreign_tools(draft: Draft) -> None:
         draft.note("tool_choice_auto", f"the chosen tool {choice.name} was dropped", "tool_choice")
 
 
-def drop_names(draft: Draft) -> None:
-    """Speakers' names, where messages have none on the wire."""
-    if not draft.survey.has_names or draft.dialect not in _NAMELESS:
-        return
-    for index, message in enumerate(draft.request.messages):
-        if message.name is not None:
-            draft.note(
-                "name_dropped",
-                f"messages have no speaker's name in {draft.dialect}: {message.name[:80]!r}",
-                f"messages[{index}]",
-            )
-    draft.change(
-        messages=tuple(
-            structs.replace(m, name=None) if m.name is not None else m
-            for m in draft.request.messages
-        )
-    )
-
-
-_NAMELESS = frozenset({"anthropic_messages", "bedrock_converse", "openai_responses"})
-
-
 def _is_known(tool: ToolSpec, draft: Draft) -> bool:
     if tool.kind == "function":
         return True

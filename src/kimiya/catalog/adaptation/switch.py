@@ -1,8 +1,8 @@
 """A mode said in the host's own form.
 
 A wish the model cannot follow was noted when the mode was chosen; a wish for what the model does
-anyway is simply not written. What a form has no room for (an effort where there is only on and off)
-is dropped with a note.
+anyway is simply not written. Saying a wish in the host's own form changes nothing and is not noted;
+what a form has no room for (an effort where there is only on and off) is dropped with a note.
 """
 
 from collections.abc import Mapping
@@ -35,10 +35,10 @@ def write_switch(draft: Draft) -> None:
         case "none":
             draft.change(thinking=_NO_WISH)
             _note_measures(draft, thinking)
-        case "body" | "chat_template_kwargs":
-            draft.change(thinking=_NO_WISH)
-            _note_measures(draft, thinking)
-            _put(draft, form)
+        case "body":
+            _write_body(draft, thinking)
+        case "chat_template_kwargs":
+            _write_template(draft, thinking)
         case _:
             assert_never(form)
 
@@ -58,29 +58,36 @@ def _form(draft: Draft) -> Form:
     return form
 
 
-def _put(draft: Draft, form: Literal["body", "chat_template_kwargs"]) -> None:
-    """Write the switch among the extras of the dialect the request will be written in."""
-    is_on = draft.mode == "thinking"
-    is_own = draft.request.dialect == draft.dialect
-    extras: Mapping[str, Any] = draft.request.extras if is_own else {}
-    name, value = (
-        ("thinking", {"type": "enabled" if is_on else "disabled"})
-        if form == "body"
-        else ("chat_template_kwargs", {"thinking": is_on})
-    )
-    merged = {**table_of(extras.get(name)), **value}
-    draft.change(dialect=draft.dialect, extras={**extras, name: merged})
-    given = draft.given
-    if given.dialect == draft.dialect and given.extras.get(name) == merged:
-        return  # the caller had said it in just this form
-    if draft.asked is None:
+def _write_body(draft: Draft, thinking: Thinking) -> None:
+    """On or off: the dialect's own switch, ``{"thinking": {"type": ...}}``."""
+    _note_measures(draft, thinking)
+    is_silent = draft.asked is None
+    if is_silent and "thinking_explicit" not in draft.card.quirks:
+        out = _NO_WISH
+    else:
+        out = Thinking(enabled=draft.mode == "thinking")
+    if out != thinking:
+        draft.change(thinking=out)
+    if is_silent and out != _NO_WISH:
         draft.note(
             "thinking_explicit",
             f"{draft.mode} mode is the default of {draft.label}, but it stalls unless told",
-            name,
+            "thinking",
         )
-    else:
-        draft.note("thinking_switch", f"{draft.mode} mode is said as {name}: {merged}", name)
+
+
+def _write_template(draft: Draft, thinking: Thinking) -> None:
+    """On or off, as an argument of the chat template."""
+    _note_measures(draft, thinking)
+    draft.change(thinking=_NO_WISH)
+    if draft.asked is None:
+        return
+    extras: Mapping[str, Any] = (
+        draft.request.extras if draft.request.dialect == draft.dialect else {}
+    )
+    name = "chat_template_kwargs"
+    arguments = {**table_of(extras.get(name)), "thinking": draft.mode == "thinking"}
+    draft.change(dialect=draft.dialect, extras={**extras, name: arguments})
 
 
 def _note_measures(draft: Draft, thinking: Thinking) -> None:
@@ -116,8 +123,8 @@ def _write_effort(draft: Draft, thinking: Thinking) -> None:
 
 
 def _write_native(draft: Draft, thinking: Thinking) -> None:
-    """A host nobody described: what its dialect can say goes out as it is."""
-    if draft.dialect not in OPENAI or thinking == _NO_WISH:
+    """A host nobody described: what was said in its dialect goes out as it is."""
+    if draft.dialect not in OPENAI or draft.given.dialect in OPENAI or not draft.given.dialect:
         return
     kept = Thinking(effort=thinking.effort)
     if kept != thinking:
