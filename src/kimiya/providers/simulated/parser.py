@@ -269,9 +269,12 @@ def _pattern(how: str, text: str) -> re.Pattern[str]:
 
 def _step(text: str, settings: Settings) -> tuple[Settings, Step | None]:
     """One step of a reply; where it sets something, the settings from there on."""
-    if text == "cut":
+    bare = text.strip()
+    if bare == "cut":
         return settings, Cut()
-    if match := re.match(r"call\s+(\S+?)(?:\s+id=(\S+?))?\s*:", text):
+    if bare == "stall":
+        return settings, Pause(None)
+    if match := re.match(r"call\s+(\S+?)(?:\s+id=(\S+))?\s*:(?=[\s{]|$)", text):
         arguments = _block(text[match.end() :]).strip() or "{}"
         try:
             msgspec.json.decode(filled(arguments, {}, default="0"))
