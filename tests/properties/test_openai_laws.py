@@ -3,13 +3,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from kimiya.core.events import StreamEvent
-from kimiya.core.exchange import Request, Response
-from kimiya.core.fold import fold
-from kimiya.core.messages import user
-from kimiya.wire.dialect import Dialect, WireOptions
-from kimiya.wire.openai_chat import OPENAI_CHAT
 from tests.properties.strategies import (
     chunks_of,
     requests_for,
@@ -17,7 +10,15 @@ from tests.properties.strategies import (
     streams_for,
 )
 
-DIALECTS: tuple[Dialect, ...] = (OPENAI_CHAT,)
+from kimiya.core.events import StreamEvent
+from kimiya.core.exchange import Request, Response
+from kimiya.core.fold import fold
+from kimiya.core.messages import user
+from kimiya.wire.dialect import Dialect, WireOptions
+from kimiya.wire.openai_chat import OPENAI_CHAT
+from kimiya.wire.openai_responses import OPENAI_RESPONSES
+
+DIALECTS: tuple[Dialect, ...] = (OPENAI_CHAT, OPENAI_RESPONSES)
 dialects = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
 
