@@ -9,7 +9,7 @@ text where the wire says ``null``) is not drawn. A ``Profile`` says what that is
 
 from base64 import b64encode
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Any
 
@@ -79,6 +79,8 @@ class Profile:
     cache: bool = True
     cache_ttls: tuple[Any, ...] = (None, "5m", "1h")
     cache_on_calls: bool = True
+    cache_in_results: bool = True
+    """Content of a tool result may be marked, not only the result."""
     reasoning: Callable[[], st.SearchStrategy[Reasoning]] | None = None
     reply_reasoning: Callable[[], st.SearchStrategy[Reasoning]] | None = None
     ordered_channels: bool = True
@@ -275,8 +277,7 @@ PROFILES: Mapping[str, Profile] = {
         system_anywhere=False,
         alternates=True,
         names=False,
-        cache_ttls=(None,),
-        cache_on_calls=False,
+        cache_in_results=False,
         reasoning=signed_reasoning,
         reply_reasoning=any_reasoning,
         ordered_channels=False,
@@ -390,7 +391,8 @@ def calls(profile: Profile) -> st.SearchStrategy[ToolCall]:
 def results(profile: Profile) -> st.SearchStrategy[ToolResult]:
     """What a tool gave."""
     text: st.SearchStrategy[Any] = st.builds(Text, texts)
-    part = text | images(profile) if profile.result_images else text
+    inner = profile if profile.cache_in_results else replace(profile, cache=False)
+    part = text | images(inner) if profile.result_images else text
     return st.builds(
         ToolResult,
         call_ids,
