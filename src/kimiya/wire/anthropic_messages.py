@@ -15,15 +15,12 @@ from typing import TYPE_CHECKING
 from kimiya.core.exchange import Request, Response
 from kimiya.errors import KimiyaError, ProviderError
 from kimiya.wire.anthropic_messages_blocks import NAME
+from kimiya.wire.anthropic_messages_bodies import write_count_request, write_request
 from kimiya.wire.anthropic_messages_decoder import AnthropicReader
 from kimiya.wire.anthropic_messages_encoder import AnthropicEventEncoder
 from kimiya.wire.anthropic_messages_errors import read_error, write_error
 from kimiya.wire.anthropic_messages_replies import read_response, write_response
-from kimiya.wire.anthropic_messages_requests import (
-    read_request,
-    write_count_request,
-    write_request,
-)
+from kimiya.wire.anthropic_messages_requests import read_request
 from kimiya.wire.dialect import Dialect, Route, WireError, WireOptions, WireRequest
 from kimiya.wire.json_fields import Misfit, count, parse_object, required
 from kimiya.wire.sse import SseEventDecoder

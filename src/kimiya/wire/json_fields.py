@@ -173,3 +173,10 @@ def leftovers(fields: JsonObject, known: frozenset[str]) -> Extras:
     if fields.keys() <= known:
         return NO_EXTRAS
     return {key: value for key, value in fields.items() if key not in known}
+
+
+def keep_rest(extras: JsonObject, name: str, config: JsonObject, known: set[str]) -> None:
+    """Keep what is not known of a known object, under the object's name."""
+    rest = {key: value for key, value in config.items() if key not in known}
+    if rest:
+        extras[name] = rest
