@@ -24,14 +24,14 @@ import torch.distributed as dist
 from torch import nn
 
 from kimiya.errors import ConfigError
+from kimiya.training import MuonClip, QKClip, param_groups
 from kimiya.training.checkpoints import Checkpoints
 from kimiya.training.curves import draw_curves
 from kimiya.training.k2 import K2Model, balance_experts
 from kimiya.training.k2.export import quantize_experts, save_model
 from kimiya.training.metrics import MetricsLog, Pace
-from kimiya.training.muon_clip import MuonClip
 from kimiya.training.nano.curriculum import Curriculum
-from kimiya.training.param_groups import param_groups
+from kimiya.training.parameter_groups import param_groups
 from kimiya.training.qk_clip import QKClip
 from kimiya.training.recipe import Recipe
 
@@ -96,6 +96,8 @@ class TrainingRun:
             torch.set_num_threads(recipe.threads)
         self._claim_folder()
         self.curriculum = Curriculum.prepare(recipe, folder)
+        if ranks.is_first:
+            self.curriculum.tokenizer.save(folder / "tokenizer.json")
         torch.manual_seed(recipe.seed)
         self.model = self.curriculum.build_model()
         self.optimizer = _optimizer(self.model, recipe)

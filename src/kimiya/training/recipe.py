@@ -49,11 +49,13 @@ class DataRecipe:
     no_call: float = 0.2
     repeat_steps: int = 0
     """Steps, from the first, that train on repeating names: copying is learnt there soonest."""
+    decision_weight: float = 1.0
+    """Weight of an answer's first token, which decides to call or not, against the others'."""
     vocabulary_merges: int = 640
     """Byte pairs the tokenizer learns."""
 
     def __post_init__(self) -> None:
-        _positive(self, "data", "rows", "tasks", "vocabulary_merges")
+        _positive(self, "data", "rows", "tasks", "decision_weight", "vocabulary_merges")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,13 +159,13 @@ class Recipe:
     """How fast the routers' bias evens out the experts' loads."""
     model: Mapping[str, Any] = field(default_factory=dict)
     """`K2Config` by field; the vocabulary's size comes from the tokenizer."""
-    data: DataRecipe = DataRecipe()
-    optimizer: OptimizerRecipe = OptimizerRecipe()
-    schedule: ScheduleRecipe = ScheduleRecipe()
-    qk_clip: QKClipRecipe = QKClipRecipe()
-    quantization: QuantizationRecipe = QuantizationRecipe()
-    checkpoint: CheckpointRecipe = CheckpointRecipe()
-    evaluation: EvaluationRecipe = EvaluationRecipe()
+    data: DataRecipe = field(default_factory=DataRecipe)
+    optimizer: OptimizerRecipe = field(default_factory=OptimizerRecipe)
+    schedule: ScheduleRecipe = field(default_factory=ScheduleRecipe)
+    qk_clip: QKClipRecipe = field(default_factory=QKClipRecipe)
+    quantization: QuantizationRecipe = field(default_factory=QuantizationRecipe)
+    checkpoint: CheckpointRecipe = field(default_factory=CheckpointRecipe)
+    evaluation: EvaluationRecipe = field(default_factory=EvaluationRecipe)
 
     def __post_init__(self) -> None:
         _positive(self, "recipe", "steps", "log_every_steps")

@@ -133,6 +133,13 @@ def test_balancing_evens_out_a_lopsided_router():
     assert not router.tokens_per_expert_X.any()
 
 
+def test_padding_is_counted_in_no_load():
+    model = K2Model(CONFIG).train()
+    segments = torch.tensor([[0, 0, 1, 1], [0, 1, -1, -1]])
+    model(tokens_of(2, 4), segments_BT=segments)
+    assert model.model.layers[1].mlp.gate.tokens_per_expert_X.sum() == 6 * 2
+
+
 def test_balancing_with_no_tokens_moves_nothing():
     model = K2Model(CONFIG)
     assert set(balance_experts(model, rate=1.0).values()) == {0.0}

@@ -16,8 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from kimiya.training.attention_layout import AttentionLayout
-from kimiya.training.attention_logits import attend
+from kimiya.training import AttentionLayout, attend
 from kimiya.training.k2.cache import LatentCache
 from kimiya.training.k2.config import K2Config
 from kimiya.training.k2.rotary import rotate

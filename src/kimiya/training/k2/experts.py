@@ -144,13 +144,18 @@ class ExpertMixture(nn.Module):
             else None
         )
 
-    def forward(self, x_BTE: Tensor) -> Tensor:
-        """Any leading shape; the last dimension is the hidden width."""
-        x_NE = x_BTE.flatten(0, -2)
-        routed_BTE = self.experts(x_NE, *self.gate(x_NE)).view_as(x_BTE)
-        return (
-            routed_BTE if self.shared_experts is None else routed_BTE + self.shared_experts(x_BTE)
-        )
+    def forward(self, x_BTE: Tensor, real_BT: Tensor | None = None) -> Tensor:
+        """The mixture at each token; nothing at padding, where ``real_BT`` is False.
+
+        Padding takes no expert and is counted in no load.
+        """
+        x_NE = x_BTE.flatten(0, -2) if real_BT is None else x_BTE[real_BT]
+        mixed_NE = self.experts(x_NE, *self.gate(x_NE))
+        if self.shared_experts is not None:
+            mixed_NE = mixed_NE + self.shared_experts(x_NE)
+        if real_BT is None:
+            return mixed_NE.view_as(x_BTE)
+        return torch.zeros_like(x_BTE).index_put((real_BT,), mixed_NE)
 
 
 def balance_experts(model: nn.Module, *, rate: float = 1e-3) -> dict[str, float]:

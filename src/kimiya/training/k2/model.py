@@ -40,12 +40,16 @@ class _Layer(nn.Module):
         *,
         allowed_BTS: Tensor | None,
         cache: LatentCache | None,
+        real_BT: Tensor | None,
     ) -> Tensor:
         attended_BTE = self.self_attn(
             self.input_layernorm(x_BTE), turn, allowed_BTS=allowed_BTS, cache=cache
         )
         x_BTE = x_BTE + attended_BTE
-        return x_BTE + self.mlp(self.post_attention_layernorm(x_BTE))
+        normed_BTE = self.post_attention_layernorm(x_BTE)
+        if isinstance(self.mlp, ExpertMixture):
+            return x_BTE + self.mlp(normed_BTE, real_BT)
+        return x_BTE + self.mlp(normed_BTE)
 
 
 class _Trunk(nn.Module):
@@ -114,6 +118,9 @@ class K2Model(nn.Module):
         if positions_BT is None:
             steps = torch.arange(past, past + tokens_BT.shape[1], device=tokens_BT.device)
             positions_BT = steps.expand_as(tokens_BT)
+        real_BT = valid_BT if segments_BT is None else segments_BT >= 0
+        if real_BT is not None and bool(real_BT.all()):
+            real_BT = None
         if cache is not None:
             valid_BT = extend_validity(cache.valid_BT, valid_BT, past=past, shape=tokens_BT.shape)
             cache.valid_BT = valid_BT
@@ -127,7 +134,7 @@ class K2Model(nn.Module):
         turn = rotation(self.config, self._frequencies(tokens_BT.device), positions_BT)
         x_BTE = self.model.embed_tokens(tokens_BT)
         for layer in self.model.layers:
-            x_BTE = layer(x_BTE, turn, allowed_BTS=allowed_BTS, cache=cache)
+            x_BTE = layer(x_BTE, turn, allowed_BTS=allowed_BTS, cache=cache, real_BT=real_BT)
         x = x_BTE if keep_BT is None else x_BTE[keep_BT]
         return self.lm_head(self.model.norm(x))
 

@@ -80,8 +80,8 @@ class Curriculum:
         given.setdefault("max_position_embeddings", 4096)
         return K2Model(K2Config.from_mapping(given, file=self.recipe.name))
 
-    def draw(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Batch, int, int]:
-        """This rank's rows of a step's batch; and the whole batch's learnt and computed tokens."""
+    def draw(self, step: int, rank: int = 0, ranks: int = 1) -> tuple[Batch, float, int]:
+        """This rank's rows of a step's batch; the whole batch's weight and computed tokens."""
         data = self.recipe.data
         chance = random.Random(f"{self.recipe.seed}/{step}")
         scenes = [
@@ -91,12 +91,15 @@ class Curriculum:
             for _ in range(data.rows)
         ]
         rows = [pack_scene(self.tokenizer, scene) for scene in scenes]
-        learnt = sum(target >= 0 for row in rows for target in row.targets)
-        return stack(rows[rank::ranks]), learnt, sum(len(row.tokens) for row in rows)
+        weight = sum(
+            sum(target >= 0 for target in row.targets) + (data.decision_weight - 1) * sum(row.opens)
+            for row in rows
+        )
+        return stack(rows[rank::ranks]), weight, sum(len(row.tokens) for row in rows)
 
     def loss(self, model: K2Model, step: int, rank: int = 0, ranks: int = 1) -> StepLoss:
         """Cross-entropy of the assistant's words at this step."""
-        batch, learnt, tokens = self.draw(step, rank, ranks)
+        batch, weight, tokens = self.draw(step, rank, ranks)
         device = model.lm_head.weight.device
         logits_NV = model(
             batch.tokens_BT.to(device),
@@ -104,8 +107,10 @@ class Curriculum:
             segments_BT=batch.segments_BT.to(device),
             keep_BT=batch.learnt_BT.to(device),
         )
-        total = F.cross_entropy(logits_NV, batch.targets_N.to(device), reduction="sum")
-        return StepLoss(total / learnt, tokens)
+        losses_N = F.cross_entropy(logits_NV, batch.targets_N.to(device), reduction="none")
+        more = self.recipe.data.decision_weight - 1
+        total = losses_N.sum() + more * losses_N[batch.opens_N.to(device)].sum()
+        return StepLoss(total / weight, tokens)
 
     def evaluate(
         self, model: K2Model, tasks: int, sets: Sequence[str] = tuple(EVALUATIONS)

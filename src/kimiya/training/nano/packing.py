@@ -34,6 +34,8 @@ class Batch:
     """True where the next token of the same branch is the assistant's."""
     targets_N: Tensor
     """Those next tokens, row by row."""
+    opens_N: Tensor
+    """True for the first of an answer, where it is decided to call or not, and what."""
 
     @property
     def tokens(self) -> int:
@@ -50,13 +52,21 @@ class PackedScene:
     segments: list[int]
     targets: list[int]
     """The next token where it is learnt, else -1."""
+    opens: list[bool]
+    """Where the next token is the first of an answer."""
 
 
 def pack_scene(tokenizer: Tokenizer, scene: Scene) -> PackedScene:
     """The scene as one row."""
     prompts = [_split_prompt(tokenizer, scene, task) for task in scene.tasks]
     shared = prompts[0][0]
-    row = PackedScene(list(shared), list(range(len(shared))), [0] * len(shared), [-1] * len(shared))
+    row = PackedScene(
+        list(shared),
+        list(range(len(shared))),
+        [0] * len(shared),
+        [-1] * len(shared),
+        [False] * len(shared),
+    )
     for branch, (task, (_, asked)) in enumerate(zip(scene.tasks, prompts, strict=True), start=1):
         answer = tokenizer.encode(render_answer(task))
         # The last token of the answer is only ever a target.
@@ -65,6 +75,7 @@ def pack_scene(tokenizer: Tokenizer, scene: Scene) -> PackedScene:
         row.positions.extend(range(len(shared), len(shared) + length))
         row.segments.extend([branch] * length)
         row.targets.extend([-1] * (len(asked) - 1) + answer)
+        row.opens.extend(position == len(asked) - 1 for position in range(length))
     return row
 
 
@@ -81,6 +92,7 @@ def stack(rows: Sequence[PackedScene]) -> Batch:
     return Batch(
         table("tokens", 0), table("positions", 0), table("segments", -1),
         learnt_BT, targets_BT[learnt_BT],
+        table("opens", 0)[learnt_BT].bool(),
     )  # fmt: skip
 
 

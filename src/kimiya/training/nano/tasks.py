@@ -24,7 +24,16 @@ from kimiya.training.nano.vocabulary import (
     tool_names,
 )
 
-__all__ = ["NO_CALL_TEXT", "Call", "Scene", "Task", "TaskMix", "draw_repetitions", "draw_scene", "draw_scenes"]
+__all__ = [
+    "NO_CALL_TEXT",
+    "Call",
+    "Scene",
+    "Task",
+    "TaskMix",
+    "draw_repetitions",
+    "draw_scene",
+    "draw_scenes",
+]
 
 NO_CALL_TEXT = "No tool fits."
 """What the assistant says where no declared tool does what is asked."""
