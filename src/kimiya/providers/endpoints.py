@@ -9,8 +9,10 @@ from urllib.parse import urlsplit, urlunsplit
 
 from kimiya.errors import ConfigError
 
+_WITHOUT_VERSION = ("/chat/completions", "/responses", "/models")
+"""Paths that OpenAI's clients write behind a base address which ends in ``/v1``."""
 _VERSION = re.compile(r"/v\d+[a-z]*\d*$")
-_KNOWN_ENDS = ("/chat/completions", "/responses", "/messages", "/models")
+_KNOWN_ENDS = (*_WITHOUT_VERSION, "/messages")
 
 
 class BaseAddress:
@@ -22,6 +24,10 @@ class BaseAddress:
     'https://api.example/anthropic/v1/messages'
     >>> BaseAddress("https://api.example/paas/v4").join("/v1/models")
     'https://api.example/paas/v4/models'
+    >>> BaseAddress("https://api.example").join("/chat/completions")
+    'https://api.example/v1/chat/completions'
+    >>> BaseAddress("https://api.example/chat/completions").join("/chat/completions")
+    'https://api.example/chat/completions'
 
     Raises:
         ConfigError: It is no address of an HTTP host, or it holds a password.
@@ -41,17 +47,20 @@ class BaseAddress:
         if re.search(r"[\s\x00-\x1f]", address.strip()):
             raise _refused("it has spaces in it")
         path = parts.path.rstrip("/")
-        for end in _KNOWN_ENDS:
+        ends = [end for end in _KNOWN_ENDS if path.endswith(end)]
+        for end in ends:
             path = path.removesuffix(end)
         self._origin = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
         self._path = path
         self._query = f"?{parts.query}" if parts.query else ""
-        self._is_versioned = _VERSION.search(path) is not None
+        self._has_version = _VERSION.search(path) is not None or bool(ends)
 
     def join(self, path: str) -> str:
         """The address of a path, which begins with ``/`` and is percent-encoded already."""
-        if self._is_versioned:
+        if self._has_version:
             path = path.removeprefix("/v1")
+        elif not self._path and path.startswith(_WITHOUT_VERSION):
+            path = f"/v1{path}"
         query = self._query
         if query and "?" in path:
             query = "&" + query[1:]

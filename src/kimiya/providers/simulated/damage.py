@@ -290,7 +290,7 @@ FORMS: dict[str, Form] = {
     "B.plain": _in_text(markup.kimi_section),
     "B.spaced": _in_text(_spaced),
     # C: markers are damaged, missing or left over.
-    "C.no_section": _each_in_text(markup.kimi_call),
+    "C.no_section": _each_in_text(lambda call: markup.kimi_call(call, name=markup.kimi_id(call))),
     "C.no_begin": _in_text(_without(markup.CALL_BEGIN)),
     "C.no_argument_mark": _in_text(
         lambda calls: markup.kimi_section(calls).replace(markup.ARGUMENTS, " ")
@@ -306,7 +306,7 @@ FORMS: dict[str, Form] = {
     "D.no_index": _sectioned(lambda _, call: f"functions.{call.name}"),
     "D.no_prefix": _sectioned(lambda number, call: f"{call.name}:{number}"),
     "D.opaque_id": _sectioned(lambda _, call: _opaque(call)),
-    "D.dotted": _native(lambda call: replace(call, name=call.call_id, call_id=call.call_id)),
+    "D.dotted": _native(lambda call: replace(call, name=markup.kimi_id(call))),
     "D.underscored": _native(lambda call: replace(call, name=f"functions_{call.name}_2")),
     "D.tailed": _native(
         lambda call: replace(call, name=f"{call.name}<|tooluse_end|><|ASSISTANT|>")

@@ -26,7 +26,14 @@ def kimi_call(call: ToolCall, *, name: str | None = None, gap: str = "") -> str:
 
 def kimi_section(calls: Sequence[ToolCall], *, gap: str = "") -> str:
     """Calls in Kimi's grammar, as the model writes them; ``gap`` between the marks."""
-    return gap.join((SECTION_BEGIN, *(kimi_call(call, gap=gap) for call in calls), SECTION_END))
+    written = (kimi_call(call, name=kimi_id(call, n), gap=gap) for n, call in enumerate(calls))
+    return gap.join((SECTION_BEGIN, *written, SECTION_END))
+
+
+def kimi_id(call: ToolCall, number: int = 0) -> str:
+    """The id as the model writes it itself, whatever the host would make of it."""
+    is_canonical = call.call_id.startswith("functions.")
+    return call.call_id if is_canonical else f"functions.{call.name}:{number}"
 
 
 def function_tag(call: ToolCall) -> str:
