@@ -86,6 +86,8 @@ class SimulatedHost:
         self.seed = seed if seed is not None else script.seed or 0
         self.performed: deque[Performed] = deque(maxlen=4096)
         """The newest performances."""
+        self.last_request: Request | None = None
+        """The newest request, as the host understood it."""
         self._clock = clock
         self._answered = 0
         self._said: frozenset[int] = frozenset()
@@ -97,6 +99,7 @@ class SimulatedHost:
             InvalidRequest: No reply of the script fits it.
         """
         self._answered += 1
+        self.last_request = request
         situation = situation_of(request, self._answered)
         choice = choose(self.script, situation, self._said)
         if choice is None:
