@@ -1,0 +1,1 @@
+"""The command ``kimiya``: parsing, dispatch and printing; everything else lives below."""
