@@ -97,6 +97,9 @@ class MuonClip(torch.optim.Optimizer):
             raise ConfigError(f"{ns_method!r} is unknown", key="ns_method")
         self.nonfinite: NonFinite = nonfinite
         self.skipped_steps = 0
+        """Steps not taken because a gradient was not finite."""
+        self.step_skipped = False
+        """Whether the last step was one of them; QK-Clip then does not act either."""
         self.ns_dtype = ns_dtype
         self.ns_method: Method = ns_method
         self.master_weights = master_weights
@@ -161,7 +164,8 @@ class MuonClip(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self._may_step():
+        self.step_skipped = not self._may_step()
+        if self.step_skipped:
             return loss
         for group in self.param_groups:
             params = [p for p in group["params"] if p.grad is not None]

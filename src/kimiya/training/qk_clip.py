@@ -150,7 +150,10 @@ class QKClip:
         """Clip after every step of ``optimizer`` (any optimizer)."""
 
         def clip_after_step(stepped: torch.optim.Optimizer, *_: Any) -> None:
-            self.clip(stepped)
+            if getattr(stepped, "step_skipped", False):
+                self._forget()  # nothing moved, and a poisoned forward measures nothing
+            else:
+                self.clip(stepped)
 
         self._hooks.append(optimizer.register_step_post_hook(clip_after_step))
         return self
@@ -182,10 +185,13 @@ class QKClip:
             maxima = self._gather()
             rows = [self._act(*pair, optimizer) for pair in zip(self._layers, maxima, strict=True)]
             self._settle(rows)
+        self._forget()
+        return rows
+
+    def _forget(self) -> None:
         for record in (record for layer in self._layers for record in layer.records):
             record.reset()
             record.listening = not self.resting or self.steps % self.rest_stride == 0
-        return rows
 
     def report(self) -> str:
         """The last watched step and the totals, for a person."""
@@ -221,8 +227,7 @@ class QKClip:
         except (KeyError, TypeError, ValueError) as cause:
             raise ConfigError(f"this is no QK-Clip state: {cause!r}", key="qk_clip") from cause
         self.total_clips = {name: int(totals.get(name, 0)) for name in self.total_clips}
-        for record in (record for layer in self._layers for record in layer.records):
-            record.listening = not self.resting or self.steps % self.rest_stride == 0
+        self._forget()
 
     def _find(self, model: nn.Module, layouts: dict[str, AttentionLayout]) -> list[_Layer]:
         found: dict[tuple[int, int], list[tuple[str, nn.Module, AttentionLayout]]] = {}

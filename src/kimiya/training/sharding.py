@@ -262,7 +262,7 @@ def _step_scattered(row: _Row, view: MatrixView, rule: MuonRule) -> None:
     update = combined.full_tensor().contiguous()
     # The owner rotates with the shape so that equal matrices of one model do not pile on rank 0.
     owner = _owner_coordinate(row, mesh)
-    here = mesh.get_coordinate()
+    here = list(mesh.get_coordinate())
     if here == owner:
         _orthogonalize_owned([update], view, rule)
     for dim in reversed(range(mesh.ndim)):

@@ -1,5 +1,7 @@
 """Small models the tests of this room train."""
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from torch.nn import functional
@@ -34,8 +36,8 @@ class Router(nn.Module):
 class Mixed(nn.Module):
     """One of everything: embedding, fused QKV, experts, router, norm, biases, head."""
 
-    matrix_views = {"qkv.weight": MatrixView(sizes=(8, 8, 8))}
-    head_views = {"qkv.weight": MatrixView(sizes=(8, 8, 8), heads=(2,))}
+    matrix_views: ClassVar = {"qkv.weight": MatrixView(sizes=(8, 8, 8))}
+    head_views: ClassVar = {"qkv.weight": MatrixView(sizes=(8, 8, 8), heads=(2,))}
 
     def __init__(self, vocabulary=11, width=8):
         super().__init__()

@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - torch must be found before what needs it is imported
 """The maximal logit: exact where it passes τ, bounded below it, never materialised."""
 
 import pytest
@@ -10,8 +11,7 @@ from torch import nn
 from torch.nn import functional
 
 from kimiya.errors import ConfigError
-from kimiya.training import attend, exact_max_logits, report_max_logits
-from kimiya.training import attention_logits
+from kimiya.training import attend, attention_logits, exact_max_logits, report_max_logits
 from kimiya.training.attention_logits import LogitRecord, norm_bound
 
 

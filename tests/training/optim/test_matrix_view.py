@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - torch must be found before what needs it is imported
 """Declared views: they alias, they cover, and they say when they do not fit."""
 
 import pytest

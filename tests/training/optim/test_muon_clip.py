@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - torch must be found before what needs it is imported
 """MuonClip against torch's own optimizers, step for step, and against itself."""
 
 import copy
@@ -7,13 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.training.optim.models import Mixed
 from torch import nn
 from torch.nn import functional
 
 from kimiya.errors import ConfigError
 from kimiya.training import GATE_UP, MatrixView, MuonClip, param_groups
 from kimiya.training.muon_clip import NonFiniteGradient
-from tests.training.optim.models import Mixed
 
 
 def generator(seed):
@@ -92,8 +93,11 @@ def test_equals_torch_adamw_step_for_step(fused):
     shapes = [(8,), (3, 4), ()]
     ours, theirs = parameters(shapes), parameters(shapes)
     mine = MuonClip(
-        [{"params": ours[:1], "algorithm": "adamw"}, {"params": ours[1:], "use_muon": False}]
-        + [{"params": parameters([(2, 2)]), "use_muon": True}],
+        [
+            {"params": ours[:1], "algorithm": "adamw"},
+            {"params": ours[1:], "use_muon": False},
+            {"params": parameters([(2, 2)]), "use_muon": True},
+        ],
         lr=0.01, weight_decay=0.1, adamw_betas=(0.9, 0.99),
     )  # fmt: skip
     reference = torch.optim.AdamW(theirs, 0.01, (0.9, 0.99), weight_decay=0.1, fused=fused)
@@ -284,7 +288,7 @@ def test_a_state_that_cannot_be_matched_is_refused_and_nothing_changes():
     give_gradients(mine.param_groups[0]["params"], 0)
     mine.step()
     kept = copy.deepcopy(mine.state_dict())
-    with pytest.raises(ConfigError, match="cannot|missing|names"):
+    with pytest.raises(ConfigError, match="to match them by"):
         mine.load_state_dict(MuonClip(parameters([(2, 2)])).state_dict())
     for index, state in kept["state"].items():
         held = mine.state_dict()["state"][index]

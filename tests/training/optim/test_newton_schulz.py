@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - torch must be found before what needs it is imported
 """Newton–Schulz against the singular value decomposition."""
 
 import pytest

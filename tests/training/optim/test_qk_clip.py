@@ -1,3 +1,4 @@
+# ruff: noqa: E402 - torch must be found before what needs it is imported
 """QK-Clip against its formulas by hand, on every kind of attention."""
 
 import copy
@@ -6,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tests.training.optim.models import Grouped, Latent, naive_logits, naive_maxima
 from torch import nn
 
 from kimiya.errors import ConfigError
 from kimiya.training import AttentionLayout, MuonClip, QKClip, report_max_logits
-from tests.training.optim.models import Grouped, Latent, naive_logits, naive_maxima
 
 KINDS = {
     "mha": lambda: Grouped(4, 4, gain=3.0),
@@ -106,7 +107,9 @@ def test_a_shared_key_moves_by_the_mildest_factor_and_no_weight_grows(kind):
     clip.clip()
     gamma = tau / maxima
     shared = gamma.view(module.key_heads, -1).amax(-1).sqrt()
-    keys, was = (t.view(module.key_heads, -1) for t in (module.k_proj.weight, kept["k_proj.weight"]))
+    keys, was = (
+        t.view(module.key_heads, -1) for t in (module.k_proj.weight, kept["k_proj.weight"])
+    )
     torch.testing.assert_close(keys, was * shared[:, None].float())
     for name in ("q_proj.weight", "k_proj.weight"):
         assert (module.state_dict()[name].abs() <= kept[name].abs()).all()
@@ -139,7 +142,7 @@ def test_gamma_of_any_maximum_is_sound(s_max, expected):
 
 
 def test_headroom_lowers_the_target():
-    module, x = made("mha")
+    module, _ = made("mha")
     clip = QKClip(module, tau=10.0, headroom=0.2)
     report_max_logits(module, torch.tensor([16.0, 9.0, 8.0, 1.0]))
     (row,) = clip.clip()
@@ -347,3 +350,18 @@ def test_two_clipped_runs_are_bitwise_equal():
 
     first, second = run(), run()
     assert all(torch.equal(first[n], second[n]) for n in first)
+
+
+def test_a_skipped_step_does_not_clip_either():
+    module, x = made("mha")
+    optimizer = MuonClip(module, lr=0.05, qk_clip=QKClip(module, tau=1.0))
+    kept = copy.deepcopy(module.state_dict())
+    module(x).sum().backward()
+    module.o_proj.weight.grad[0, 0] = torch.nan
+    optimizer.step()
+    assert all(torch.equal(kept[n], p) for n, p in module.state_dict().items())
+    assert module.qk_record.maximum_H is None
+    optimizer.zero_grad()
+    module(x).sum().backward()
+    optimizer.step()
+    assert optimizer.qk_clip.last[0].clipped
