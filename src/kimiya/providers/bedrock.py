@@ -1,0 +1,212 @@
+"""Amazon Bedrock over Converse: own signatures, own framing, credentials of the AWS chain.
+
+See ``providers.provider`` for the contract it keeps. A reply carries no id or model of its own, so
+the request id of the answer and the model asked for stand in their places.
+"""
+
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from msgspec.structs import replace
+
+from kimiya.catalog.card import ModelCard
+from kimiya.core.clock import Clock, SystemClock
+from kimiya.core.events import StreamEvent, StreamStart
+from kimiya.core.exchange import Request, Response
+from kimiya.errors import (
+    ConfigError,
+    InvalidRequest,
+    LocalProtocolError,
+    ProviderError,
+    RemoteProtocolError,
+    Unauthorized,
+)
+from kimiya.providers.aws_credentials import BearerToken, CredentialSource
+from kimiya.providers.provider import Provider
+from kimiya.providers.sigv4 import Outgoing, Scope, sign
+from kimiya.providers.transport import HttpReply, Transport
+from kimiya.wire.bedrock_converse import BEDROCK_CONVERSE
+from kimiya.wire.dialect import Dialect, WireOptions, WireRequest
+
+_LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
+_OPTIONS = WireOptions()
+_REQUEST_ID = "x-amzn-requestid"
+
+
+class BedrockProvider:
+    """Bedrock in one region.
+
+    Args:
+        name: Name in the configuration.
+        region: Such as ``us-east-1``.
+        transport: Carries the bytes; closed with the provider.
+        credentials: Asked before every call.
+        endpoint_url: Another address than the region's own, for private endpoints and tests.
+        clock: Dates the signatures.
+
+    Raises:
+        ConfigError: Region or address cannot be used.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        region: str,
+        transport: Transport,
+        credentials: CredentialSource,
+        endpoint_url: str | None = None,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
+        self._name = name
+        self._scope = Scope(_checked_region(name, region))
+        self._transport = transport
+        self._credentials = credentials
+        self._clock = clock or SystemClock()
+        address = endpoint_url or f"https://bedrock-runtime.{region}.{_suffix(region)}"
+        self._address = _checked_address(name, address)
+        self._uncounted: set[str] = set()
+        """Models whose tokens the service refused to count."""
+
+    @property
+    def name(self) -> str:
+        """Name in the configuration."""
+        return self._name
+
+    def dialect_for(self, card: ModelCard) -> Dialect | None:
+        """Converse, for every card."""
+        return BEDROCK_CONVERSE
+
+    async def stream(self, request: Request, card: ModelCard) -> AsyncGenerator[StreamEvent, None]:
+        """Answer as a stream."""
+        reply = await self._ask(replace(request, stream=True))
+        try:
+            decoder = BEDROCK_CONVERSE.event_decoder()
+            async with aclosing(reply.chunks()) as chunks:
+                async for chunk in chunks:
+                    for event in decoder.feed(chunk):
+                        yield self._named(event, reply, request)
+            for event in decoder.close():
+                yield self._named(event, reply, request)
+        except ProviderError as error:
+            raise self._mine(error) from error.__cause__
+        finally:
+            await reply.aclose()
+
+    async def complete(self, request: Request, card: ModelCard) -> Response:
+        """Answer whole."""
+        reply = await self._ask(replace(request, stream=False))
+        try:
+            response = BEDROCK_CONVERSE.decode_response(await reply.read())
+        except ProviderError as error:
+            raise self._mine(error) from error.__cause__
+        finally:
+            await reply.aclose()
+        response_id = reply.headers.get(_REQUEST_ID, "")
+        return replace(response, response_id=response_id, model=request.model)
+
+    async def count_tokens(self, request: Request, card: ModelCard) -> int | None:
+        """Input tokens as the service counts them; ``None`` for the many models it does not count.
+
+        A refusal is remembered, so that it costs one call and not one a count.
+        """
+        if request.model in self._uncounted:
+            return None
+        try:
+            reply = await self._send(BEDROCK_CONVERSE.encode_count_request(request))
+        except (InvalidRequest, Unauthorized, LocalProtocolError):
+            self._uncounted.add(request.model)
+            return None
+        try:
+            return BEDROCK_CONVERSE.decode_token_count(await reply.read())
+        finally:
+            await reply.aclose()
+
+    async def aclose(self) -> None:
+        """Close every connection."""
+        await self._transport.aclose()
+
+    async def _ask(self, request: Request) -> HttpReply:
+        try:
+            wire = BEDROCK_CONVERSE.encode_request(request, _OPTIONS)
+        except LocalProtocolError as error:
+            text = f"Converse cannot say what was asked: {error.message}"
+            raise InvalidRequest(text, provider=self._name) from error
+        return await self._send(wire)
+
+    async def _send(self, wire: WireRequest) -> HttpReply:
+        url = self._address + wire.path
+        try:
+            headers = await self._proven(url, wire)
+            reply = await self._transport.post(url, wire.body, headers)
+            if reply.status == 200:
+                return reply
+            try:
+                body = await reply.read()
+            finally:
+                await reply.aclose()
+        except ProviderError as error:
+            raise self._mine(error) from error.__cause__
+        if reply.status < 400:
+            raise RemoteProtocolError(
+                f"{self._name} answered with status {reply.status}; is its address right?",
+                frame=body,
+            )
+        raise self._mine(BEDROCK_CONVERSE.decode_error(reply.status, reply.headers, body))
+
+    async def _proven(self, url: str, wire: WireRequest) -> Mapping[str, str]:
+        """The headers that say who calls."""
+        credentials = await self._credentials.current()
+        if not isinstance(credentials, BearerToken):
+            call = Outgoing("POST", url, wire.body, wire.headers)
+            return sign(call, credentials, self._scope, self._clock.now())
+        parts = urlsplit(url)
+        if parts.scheme != "https" and parts.hostname not in _LOOPBACK:
+            raise Unauthorized(
+                f"a bearer key is not sent in the clear to {parts.hostname}; use https, or AWS keys"
+            )
+        return {**wire.headers, "authorization": f"Bearer {credentials.token}"}
+
+    def _mine(self, error: ProviderError) -> ProviderError:
+        error.provider = error.provider or self._name
+        return error
+
+    @staticmethod
+    def _named(event: StreamEvent, reply: HttpReply, request: Request) -> StreamEvent:
+        if not isinstance(event, StreamStart):
+            return event
+        response_id = reply.headers.get(_REQUEST_ID, "")
+        return replace(event, response_id=response_id, model=request.model)
+
+
+def _checked_region(name: str, region: str) -> str:
+    if region and region.isascii() and region.replace("-", "").isalnum():
+        return region
+    raise ConfigError(
+        f"{region!r} is not an AWS region",
+        key=f"providers.{name}.region",
+        remedy="Give one such as us-east-1, or set AWS_REGION",
+    )
+
+
+def _suffix(region: str) -> str:
+    return "amazonaws.com.cn" if region.startswith("cn-") else "amazonaws.com"
+
+
+def _checked_address(name: str, address: str) -> str:
+    parts = urlsplit(address)
+    if parts.scheme in ("http", "https") and parts.hostname and not (parts.query or parts.fragment):
+        return address.rstrip("/")
+    raise ConfigError(
+        f"{address!r} is not an address",
+        key=f"providers.{name}.endpoint_url",
+        remedy="Give one such as https://bedrock-runtime.us-east-1.amazonaws.com",
+    )
+
+
+if TYPE_CHECKING:
+
+    def _conforms(provider: BedrockProvider) -> Provider:
+        return provider
