@@ -187,13 +187,14 @@ def _http(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provid
 
 
 def _bedrock(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
-    from kimiya.providers.bedrock import BedrockProvider, BotocoreCredentials
+    from kimiya.providers.aws_credentials import credentials_from
+    from kimiya.providers.bedrock import BedrockProvider
 
     return BedrockProvider(
         name,
         settings.region or "us-east-1",
         _transport(settings),
-        BotocoreCredentials(),
+        credentials_from(env),
         endpoint_url=settings.endpoint_url,
     )
 
