@@ -24,6 +24,7 @@ from kimiya.errors import (
     Unauthorized,
 )
 from kimiya.providers.aws_credentials import BearerToken, CredentialSource
+from kimiya.providers.aws_credentials import BotocoreCredentials as BotocoreCredentials
 from kimiya.providers.provider import Provider
 from kimiya.providers.sigv4 import Outgoing, Scope, sign
 from kimiya.providers.transport import HttpReply, Transport
@@ -91,7 +92,8 @@ class BedrockProvider:
             for event in decoder.close():
                 yield self._named(event, reply, request)
         except ProviderError as error:
-            raise self._mine(error) from error.__cause__
+            self._mine(error)
+            raise
         finally:
             await reply.aclose()
 
@@ -101,7 +103,8 @@ class BedrockProvider:
         try:
             response = BEDROCK_CONVERSE.decode_response(await reply.read())
         except ProviderError as error:
-            raise self._mine(error) from error.__cause__
+            self._mine(error)
+            raise
         finally:
             await reply.aclose()
         response_id = reply.headers.get(_REQUEST_ID, "")
@@ -115,8 +118,12 @@ class BedrockProvider:
         if request.model in self._uncounted:
             return None
         try:
-            reply = await self._send(BEDROCK_CONVERSE.encode_count_request(request))
-        except (InvalidRequest, Unauthorized, LocalProtocolError):
+            wire = BEDROCK_CONVERSE.encode_count_request(request)
+        except LocalProtocolError as error:
+            raise self._inexpressible(error) from error
+        try:
+            reply = await self._send(wire)
+        except (InvalidRequest, Unauthorized):
             self._uncounted.add(request.model)
             return None
         try:
@@ -132,8 +139,7 @@ class BedrockProvider:
         try:
             wire = BEDROCK_CONVERSE.encode_request(request, _OPTIONS)
         except LocalProtocolError as error:
-            text = f"Converse cannot say what was asked: {error.message}"
-            raise InvalidRequest(text, provider=self._name) from error
+            raise self._inexpressible(error) from error
         return await self._send(wire)
 
     async def _send(self, wire: WireRequest) -> HttpReply:
@@ -148,7 +154,8 @@ class BedrockProvider:
             finally:
                 await reply.aclose()
         except ProviderError as error:
-            raise self._mine(error) from error.__cause__
+            self._mine(error)
+            raise
         if reply.status < 400:
             raise RemoteProtocolError(
                 f"{self._name} answered with status {reply.status}; is its address right?",
@@ -168,6 +175,11 @@ class BedrockProvider:
                 f"a bearer key is not sent in the clear to {parts.hostname}; use https, or AWS keys"
             )
         return {**wire.headers, "authorization": f"Bearer {credentials.token}"}
+
+    def _inexpressible(self, error: LocalProtocolError) -> InvalidRequest:
+        return InvalidRequest(
+            f"{self._name} cannot be asked this in Converse: {error.message}", provider=self._name
+        )
 
     def _mine(self, error: ProviderError) -> ProviderError:
         error.provider = error.provider or self._name
@@ -210,3 +222,5 @@ if TYPE_CHECKING:
 
     def _conforms(provider: BedrockProvider) -> Provider:
         return provider
+
+    _checked = _conforms

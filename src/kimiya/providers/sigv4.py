@@ -10,7 +10,7 @@ import hmac
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
-from urllib.parse import quote, unquote, urlsplit
+from urllib.parse import quote, urlsplit
 
 from msgspec import Struct
 
@@ -109,14 +109,9 @@ def _without_dots(path: str) -> str:
 
 
 def _query(query: str) -> str:
+    """The query as it stands in the address, where it is escaped already; in order."""
     pairs = [pair.partition("=") for pair in query.split("&") if pair]
-    escaped = [(_again(name), _again(value)) for name, _, value in pairs]
-    return "&".join(f"{name}={value}" for name, value in sorted(escaped))
-
-
-def _again(text: str) -> str:
-    """Percent-encoded as AWS does it, whatever escapes the address used."""
-    return quote(unquote(text), safe="-_.~")
+    return "&".join(f"{name}={value}" for name, _, value in sorted(pairs))
 
 
 @lru_cache(maxsize=64)
