@@ -125,7 +125,7 @@ targets = ["instant:bench"]
 targets = ["paced:bench"]
 """
     )
-    return [sys.executable, "-m", "kimiya", "--config", str(config), "serve"]
+    return [sys.executable, "-m", "kimiya", "serve", "--config", str(config)]
 
 
 def litellm_command(folder: Path, upstream: int, paced: int, port: int) -> list[str]:

@@ -174,7 +174,7 @@ async def run(args: argparse.Namespace) -> dict[str, float | int | str]:
     ):
         config = Path(folder) / "kimiya.toml"
         config.write_text(config_text(port, Path(folder), hosts))
-        command = [sys.executable, "-m", "kimiya", "--config", str(config), "serve"]
+        command = [sys.executable, "-m", "kimiya", "serve", "--config", str(config)]
         with running(command, port, 0) as pid:
             request = request_bytes("/v1/chat/completions", chat_body("instant", stream=False))
             capacity = (await put_load(port, request, connections=32, seconds=4, pid=pid)).rps
