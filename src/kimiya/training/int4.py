@@ -1,4 +1,4 @@
-"""INT4 weights in groups of 32 with a symmetric scale: the grid a model trains on and is saved with.
+"""INT4 weights in groups of 32 with a symmetric scale: what a model trains on and is saved with.
 
 One rule decides everything: ``scale = max|w| / 7`` rounded to ``scale_dtype``, and codes from -7
 to 7. It is idempotent: weights that lie on their grid get the same scale and codes again, so what

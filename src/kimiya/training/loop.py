@@ -2,7 +2,7 @@
 
 A step's batch, learning rate and quantisation follow from its number; everything else it depends
 on is in the checkpoint. So a run that was killed and started again takes the identical next step,
-to the last bit on the same machine and thread count. Under ``torchrun`` each rank takes its rows of
+to the last bit on the same machine and threads. Under ``torchrun`` each rank takes its rows of
 the same batch and gradients are summed, so ranks change the speed and not the run (beyond rounding).
 
 The folder: ``recipe.json``, ``tokenizer.json``, ``metrics.jsonl``, ``checkpoints/``, and in the end
@@ -31,8 +31,6 @@ from kimiya.training.k2 import K2Model, balance_experts
 from kimiya.training.k2.export import quantize_experts, save_model
 from kimiya.training.metrics import MetricsLog, Pace
 from kimiya.training.nano.curriculum import Curriculum
-from kimiya.training.parameter_groups import param_groups
-from kimiya.training.qk_clip import QKClip
 from kimiya.training.recipe import Recipe
 
 __all__ = ["TrainingRun", "train"]

@@ -21,7 +21,7 @@ __all__ = ["K2Config", "RopeScaling"]
 
 @dataclass(frozen=True, kw_only=True)
 class RopeScaling:
-    """YaRN: how rotary positions are stretched past the context of pre-training (arXiv 2309.00071)."""
+    """YaRN: how rotary positions reach past the context of pre-training (arXiv 2309.00071)."""
 
     factor: float
     """Times the original context, e.g. 32 for 128k."""
@@ -190,7 +190,7 @@ class K2Config:
 
 
 def yarn_mscale(factor: float, coefficient: float) -> float:
-    """YaRN's temperature: ``0.1 · coefficient · ln(factor) + 1``, and 1 where nothing is stretched."""
+    """YaRN's temperature: ``0.1 · coefficient · ln(factor) + 1``; 1 without stretching."""
     return 1.0 if factor <= 1 else 0.1 * coefficient * math.log(factor) + 1.0
 
 

@@ -24,15 +24,15 @@ class ParameterCount:
     total: int
     """Every parameter."""
     active: int
-    """Those a single token is multiplied by: no input embedding, and of the experts only its own."""
+    """Those one token is multiplied by: no input embedding, and only its own experts."""
 
 
 def count_parameters(config: K2Config, *, prediction_layers: int = 0) -> ParameterCount:
     """Both sizes of the model ``config`` describes, without allocating it.
 
-    ``prediction_layers`` adds layers that predict the token after next (MTP): an expert layer, three
-    norms and a projection from two hidden states to one each. The published total of 1.04T counts
-    one; the released weights have none.
+    ``prediction_layers`` adds layers that predict the token after next (MTP): each is an expert
+    layer, three norms and a projection from two hidden states to one. The published total of
+    1.04T is reached with one; the released weights have none.
     """
     with torch.device("meta"):
         model = K2Model(config)

@@ -83,7 +83,7 @@ class K2Model(nn.Module):
 
     @torch.no_grad()
     def initialize(self) -> None:
-        """Draw every matrix from N(0, ``initializer_range``²) with torch's generator; norms are 1."""
+        """Draw every matrix from N(0, ``initializer_range``²) with torch's generator."""
         for module in self.modules():
             if isinstance(module, (nn.Linear, nn.Embedding)):
                 module.weight.normal_(0.0, self.config.initializer_range)

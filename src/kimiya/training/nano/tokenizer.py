@@ -11,10 +11,11 @@ Decoding is exact: ``decode(encode(pieces)) == text_of(pieces)`` for any text.
 from __future__ import annotations
 
 import functools
+import itertools
 import json
 import random
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -104,7 +105,7 @@ class Tokenizer:
             return (self._phrase[chunk],)
         ids = list(chunk.encode())
         while len(ids) > 1:
-            pairs = zip(ids, ids[1:], strict=False)
+            pairs = itertools.pairwise(ids)
             merged, at = min(
                 ((self._rank.get(pair, len(self._bytes)), at) for at, pair in enumerate(pairs))
             )
@@ -145,8 +146,8 @@ def _phrases() -> list[str]:
         '","description":"', '","parameters":{"type":"object","properties":{"',
         '":{"type":"string"},"', '":{"type":"integer"},"', '":{"type":"string"}},"required":["',
         '":{"type":"integer"}},"required":["', '":{"type":"string","enum":["', '"]},"',
-        '"]}},"required":["', '"]}}}]', '","', "functions.", ":0", ":1", '{"', '": "', '": ', '", "',
-        ', "', '"}', "tool_declare", DEFAULT_SYSTEM, NO_CALL_TEXT,
+        '"]}},"required":["', '"]}}}]', '","', "functions.", ":0", ":1", '{"', '": "', '": ',
+        '", "', ', "', '"}', "tool_declare", DEFAULT_SYSTEM, NO_CALL_TEXT,
     ]  # fmt: skip
     return sorted({part for part in [*asked, *spoken, *written] if len(part) > 1})
 
@@ -154,20 +155,34 @@ def _phrases() -> list[str]:
 def _learn_merges(words: Counter[str], count: int) -> list[tuple[int, int]]:
     """The ``count`` most frequent pairs, one after another; ties go to the smaller ids."""
     split = {word: list(word.encode()) for word in words if len(word.encode()) > 1}
+    pairs: Counter[tuple[int, int]] = Counter()
+    holders: defaultdict[tuple[int, int], set[str]] = defaultdict(set)
+    for word, ids in split.items():
+        for pair in itertools.pairwise(ids):
+            pairs[pair] += words[word]
+            holders[pair].add(word)
     merges: list[tuple[int, int]] = []
-    while len(merges) < count:
-        pairs: Counter[tuple[int, int]] = Counter()
-        for word, ids in split.items():
-            for pair in zip(ids, ids[1:], strict=False):
-                pairs[pair] += words[word]
-        if not pairs:
-            break
+    while len(merges) < count and any(pairs.values()):
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
-        for ids in split.values():
-            at = 0
-            while at < len(ids) - 1:
-                if (ids[at], ids[at + 1]) == best:
-                    ids[at : at + 2] = [255 + len(merges)]
-                at += 1
+        for word in holders.pop(best):
+            old, new = split[word], _merged(split[word], best, 255 + len(merges))
+            split[word] = new
+            for pair in itertools.pairwise(old):
+                pairs[pair] -= words[word]
+            for pair in itertools.pairwise(new):
+                pairs[pair] += words[word]
+                holders[pair].add(word)
+        del pairs[best]
     return merges
+
+
+def _merged(ids: list[int], pair: tuple[int, int], token: int) -> list[int]:
+    merged: list[int] = []
+    for value in ids:
+        # Only a token that is still single may pair up: in "aaa" the first two do.
+        if merged and (merged[-1], value) == pair:
+            merged[-1] = token
+        else:
+            merged.append(value)
+    return merged
