@@ -155,8 +155,10 @@ def _with_marker(text: str) -> str:
 
 
 def _unescaped(text: str) -> str:
-    # What Windows paths look like when a model forgets to double its backslashes.
-    return text.replace("\\\\", "\\").replace("/", "\\")
+    # What Windows paths look like when a model forgets to double its backslashes; where there is
+    # no path, a line break that was not escaped.
+    windows = text.replace("\\\\", "\\").replace("/", "\\")
+    return windows if windows != text else text.replace('": "', '": "\n', 1) + "\n\\"
 
 
 def _echoed(clean: Clean, _: random.Random) -> Damaged:

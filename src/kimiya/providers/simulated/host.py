@@ -275,9 +275,12 @@ class _Staging:
     def _paced(self, actions: Iterable[Action]) -> Iterator[Action]:
         """Parts cut into deltas, with the script's delay between them."""
         settings = self._reply.settings
+        # Where the framing is what is broken, its deltas stay as they are.
+        is_framed = self._struck is not None and self._struck.fault.startswith("H.")
         is_first = True
         for action in actions:
-            for piece in _cut(action, settings.piece_chars):
+            is_kept = is_framed and isinstance(action, ToolCallDelta)
+            for piece in _cut(action, None if is_kept else settings.piece_chars):
                 is_delta = isinstance(piece, TextDelta | ReasoningDelta | ToolCallDelta)
                 if is_delta and settings.delay_s and not is_first:
                     yield Pause(settings.delay_s)
