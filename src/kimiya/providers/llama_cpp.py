@@ -20,6 +20,7 @@ import os
 import secrets
 from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +28,7 @@ from kimiya.catalog.card import ModelCard
 from kimiya.core.events import StreamEvent, StreamStart, UsageReport
 from kimiya.core.exchange import NamedChoice, Request, RequiredChoice, Response
 from kimiya.core.fold import Fold
-from kimiya.errors import ConfigError, ProviderUnreachable, RemoteProtocolError
+from kimiya.errors import ConfigError, ProviderError, ProviderUnreachable, RemoteProtocolError
 from kimiya.providers import local_model
 from kimiya.providers.llama_cpp_chat import (
     Chunk,
@@ -122,6 +123,15 @@ class LlamaCppProvider:
             ProviderUnreachable: The engine does not load, or was closed.
             RemoteProtocolError: The engine broke off.
         """
+        try:
+            async with aclosing(self._reply(request, card)) as events:
+                async for event in events:
+                    yield event
+        except ProviderError as error:
+            error.provider = self._name
+            raise
+
+    async def _reply(self, request: Request, card: ModelCard) -> AsyncGenerator[StreamEvent, None]:
         body = chat_body(request, card)
         may_call = bool(offered_tools(request))
         must_call = isinstance(request.tool_choice, (RequiredChoice, NamedChoice))
@@ -129,9 +139,11 @@ class LlamaCppProvider:
         engine = await self._loaded()
         run = _Run(asyncio.get_running_loop(), lambda: self._is_closed)
         future = self._pool.submit(run.answer, engine, body)
+        future.add_done_callback(run.end)
         try:
-            async for event in _events(run, reader, card):
-                yield event
+            async with aclosing(_events(run, reader, card)) as events:
+                async for event in events:
+                    yield event
         finally:
             run.stop()
             future.cancel()
@@ -234,12 +246,15 @@ class _Run:
         self._is_stopped = True
 
     def answer(self, engine: _Engine, body: Chunk) -> None:
-        """Run in a thread until the reply ends; the last thing handed over is ``None``."""
+        """Run in a thread until the reply ends."""
         try:
             if not (self._is_stopped or self._is_closed()):
                 engine.answer(body, self._take)
         except _FAILURES as error:
             self._hand(error)
+
+    def end(self, _: object) -> None:
+        """Nothing more comes, whether the reply was made or never got its turn."""
         self._hand(None)
 
     async def chunks(self) -> AsyncGenerator[Chunk, None]:
