@@ -37,6 +37,7 @@ def settle_marks(draft: Draft) -> None:
 
 def _settle_lifetimes(draft: Draft, known: tuple[str, ...]) -> None:
     changed: list[str] = []
+    before = draft.request
 
     def fitting(mark: Breakpoint) -> Breakpoint:
         if mark.ttl is None or mark.ttl in known:
@@ -45,7 +46,9 @@ def _settle_lifetimes(draft: Draft, known: tuple[str, ...]) -> None:
         return Breakpoint()
 
     _each_mark(draft, fitting)
-    if changed:
+    if not changed:
+        draft.request = before
+    else:
         draft.note(
             "cache_ttl_dropped",
             f"{len(changed)} mark(s) of {changed[0]}: {draft.label} knows"

@@ -1,0 +1,147 @@
+"""Laws of ``adapt`` over every card: no word is lost, twice is once, one error only leaves it."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from kimiya.catalog.adapt import adapt
+from kimiya.catalog.catalog import Catalog
+from kimiya.core.exchange import (
+    AutoChoice,
+    NamedChoice,
+    NoChoice,
+    Request,
+    RequiredChoice,
+    ResponseFormat,
+    Sampling,
+    Thinking,
+    ToolSpec,
+)
+from kimiya.core.messages import (
+    Breakpoint,
+    Image,
+    Inline,
+    Message,
+    Opaque,
+    Reasoning,
+    Text,
+    ToolCall,
+    ToolResult,
+    Url,
+    Video,
+)
+from kimiya.errors import InvalidRequest
+
+DIALECTS = ("openai_chat", "openai_responses", "anthropic_messages", "bedrock_converse")
+
+words = st.text(max_size=8)
+marks = st.none() | st.builds(Breakpoint, st.sampled_from([None, "5m", "1h"]))
+extras = st.just({}) | st.dictionaries(words, st.none() | st.integers(), max_size=2)
+texts = st.builds(Text, words, marks, extras)
+media = st.sampled_from([Image(Inline("image/png", "aGk="), "high"), Video(Url("ms://f"))])
+ids = st.sampled_from(["functions.read:0", "toolu_1", "a b", "", "ü"])
+calls = st.builds(ToolCall, ids, words, st.just("{}"), marks)
+results = st.builds(
+    ToolResult, ids, st.lists(texts | media, max_size=2).map(tuple), st.booleans(), st.none(), marks
+)
+thoughts = st.builds(Reasoning, words, st.none() | words) | st.just(Reasoning(redacted="x"))
+opaque = st.builds(Opaque, st.sampled_from(DIALECTS), st.just({"type": "document"}))
+
+
+def _message(role: str, parts: st.SearchStrategy) -> st.SearchStrategy[Message]:
+    return st.builds(
+        Message, st.just(role), st.lists(parts, max_size=3).map(tuple), st.none() | words, extras
+    )
+
+
+messages = (
+    _message("user", texts | media | opaque)
+    | _message("system", texts)
+    | _message("developer", texts)
+    | _message("assistant", texts | calls | thoughts)
+    | _message("tool", results)
+)
+requests = st.builds(
+    Request,
+    model=st.just("m"),
+    messages=st.lists(messages, max_size=5).map(tuple),
+    tools=st.lists(
+        st.builds(ToolSpec, words, cache=marks, kind=st.sampled_from(["function", "builtin"])),
+        max_size=2,
+    ).map(tuple),
+    tool_choice=st.sampled_from(
+        [None, AutoChoice(), NoChoice(), RequiredChoice(), NamedChoice("x")]
+    ),
+    parallel_tool_calls=st.sampled_from([None, True, False]),
+    sampling=st.builds(
+        Sampling,
+        st.none() | st.floats(0, 2),
+        st.none() | st.floats(0, 1),
+        st.none() | st.integers(1, 9),
+        st.none() | st.integers(1, 300_000),
+        st.just(()) | st.just(("END",)),
+        st.none() | st.integers(),
+    ),
+    thinking=st.builds(
+        Thinking,
+        st.sampled_from([None, True, False]),
+        st.sampled_from([None, "none", "low", "max"]),
+        st.none() | st.integers(1, 9000),
+        st.booleans(),
+    ),
+    response_format=st.sampled_from([None, ResponseFormat("json_object")]),
+    user=st.none() | words,
+    metadata=extras,
+    dialect=st.sampled_from(["", *DIALECTS]),
+    extras=extras
+    | st.sampled_from(
+        [{"thinking": {"type": "enabled"}}, {"chat_template_kwargs": {"thinking": 1}}]
+    ),
+)
+cards = st.sampled_from(Catalog.load().cards)
+
+
+def _words(request: Request) -> str:
+    """Every visible word, in order; blanks count for nothing."""
+    said: list[str] = []
+    for message in request.messages:
+        for part in message.parts:
+            if isinstance(part, Text):
+                said += part.text.split()
+            elif isinstance(part, ToolResult):
+                said += [
+                    w
+                    for inner in part.content
+                    if isinstance(inner, Text)
+                    for w in inner.text.split()
+                ]
+            elif isinstance(part, ToolCall):
+                said += [part.name, part.arguments]
+    return "".join("".join(said).split())
+
+
+@given(requests, cards, st.sampled_from([None, *DIALECTS]))
+def test_no_word_is_lost_and_every_change_is_noted(request, card, dialect) -> None:
+    try:
+        adapted = adapt(request, card, dialect)
+    except InvalidRequest:
+        return
+    remaining = iter(_words(adapted.request))
+    assert all(letter in remaining for letter in _words(request)), "a word is gone"
+    if adapted.request is request:
+        assert not adapted.adjustments
+    for note in adapted.adjustments:
+        assert note.code.isidentifier()
+        assert note.detail
+        assert len(note.detail) < 1000
+
+
+@given(requests, cards, st.sampled_from([None, *DIALECTS]))
+def test_adapting_twice_is_adapting_once(request, card, dialect) -> None:
+    card = replace(card, temperature_factor={})
+    try:
+        once = adapt(request, card, dialect).request
+    except InvalidRequest:
+        return
+    again = adapt(replace(once, dialect=dialect or once.dialect), card, dialect)
+    assert again.request == replace(once, dialect=dialect or once.dialect)
