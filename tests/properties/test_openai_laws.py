@@ -1,7 +1,7 @@
 """The laws of a dialect, for both of OpenAI's."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.properties.strategies import (
     chunks_of,
@@ -14,6 +14,7 @@ from kimiya.core.events import StreamEvent
 from kimiya.core.exchange import Request, Response
 from kimiya.core.fold import fold
 from kimiya.core.messages import user
+from kimiya.errors import KimiyaError
 from kimiya.wire.dialect import Dialect, WireOptions
 from kimiya.wire.openai_chat import OPENAI_CHAT
 from kimiya.wire.openai_responses import OPENAI_RESPONSES
@@ -40,6 +41,7 @@ def asked(dialect: Dialect) -> Request:
 
 @dialects
 @given(data=st.data())
+@settings(max_examples=40)
 def test_a_request_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) -> None:
     request = data.draw(requests_for(dialect.name))
     sent = dialect.encode_request(request, WireOptions())
@@ -48,6 +50,7 @@ def test_a_request_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) 
 
 @dialects
 @given(data=st.data())
+@settings(max_examples=40)
 def test_a_reply_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) -> None:
     response: Response = data.draw(responses_for(dialect.name))
     assert dialect.decode_response(dialect.encode_response(response, asked(dialect))) == response
@@ -55,6 +58,7 @@ def test_a_reply_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) ->
 
 @dialects
 @given(data=st.data())
+@settings(max_examples=40)
 def test_a_stream_folds_to_the_whole_reply(dialect: Dialect, data: st.DataObject) -> None:
     events = data.draw(streams_for(dialect.name))
     whole = fold(events)
@@ -65,6 +69,7 @@ def test_a_stream_folds_to_the_whole_reply(dialect: Dialect, data: st.DataObject
 
 @dialects
 @given(data=st.data())
+@settings(max_examples=40)
 def test_cutting_a_stream_anywhere_changes_nothing(dialect: Dialect, data: st.DataObject) -> None:
     events = data.draw(streams_for(dialect.name))
     body = encoded(dialect, events, asked(dialect))
@@ -73,6 +78,7 @@ def test_cutting_a_stream_anywhere_changes_nothing(dialect: Dialect, data: st.Da
 
 @dialects
 @given(data=st.data())
+@settings(max_examples=40)
 def test_no_bytes_of_a_stream_escape_as_another_error(
     dialect: Dialect, data: st.DataObject
 ) -> None:
@@ -87,8 +93,6 @@ def test_no_bytes_of_a_stream_escape_as_another_error(
 
 def outcome(dialect: Dialect, chunks: list[bytes]) -> tuple[list[StreamEvent], str]:
     """Every event that came, and the error that ended it."""
-    from kimiya.errors import KimiyaError
-
     decoder = dialect.event_decoder()
     events: list[StreamEvent] = []
     try:

@@ -219,9 +219,10 @@ def _count(fields: JsonObject, key: str) -> int:
 
 def write_usage(usage: Usage) -> JsonObject:
     """Tokens as clients of this dialect count them."""
-    prompt: JsonObject = {"cached_tokens": usage.cache_read_tokens}
-    if usage.cache_write_tokens:
-        prompt["cache_write_tokens"] = usage.cache_write_tokens
+    prompt: JsonObject = {
+        "cached_tokens": usage.cache_read_tokens,
+        "cache_write_tokens": usage.cache_write_tokens,
+    }
     if usage.cache_write_1h_tokens:
         prompt["cache_write_1h_tokens"] = usage.cache_write_1h_tokens
     return {
