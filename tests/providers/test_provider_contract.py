@@ -12,6 +12,7 @@ from kimiya.providers.simulated import SimulatedProvider, parse_script
 from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES
 from kimiya.wire.openai_chat import OPENAI_CHAT
+from kimiya.wire.openai_responses import OPENAI_RESPONSES
 
 
 class TestSimulated(ScriptedContract):
@@ -31,6 +32,10 @@ class _Http(ServedContract):
 
 class TestOpenAiChat(_Http):
     dialect = OPENAI_CHAT
+
+
+class TestOpenAiResponses(_Http):
+    dialect = OPENAI_RESPONSES
 
 
 class TestAnthropicMessages(_Http):

@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kimiya.catalog.catalog import unknown_card
+from kimiya.core.clock import VirtualClock
 from kimiya.core.events import Finish, ReasoningDelta, StreamStart, TextDelta, ToolCallDelta
 from kimiya.core.exchange import Request, Response, ToolSpec
 from kimiya.core.fold import fold
@@ -33,7 +34,8 @@ TALKING = "reply\n  reasoning: I think.\n  text: Hello."
 
 def struck(fault: str, script: str = CALLING) -> tuple[Response, str | None]:
     """A reply with a fault, folded, and the fault that struck."""
-    provider = SimulatedProvider("sim", parse_script(f"{script}\n  fault: {fault}"))
+    clock = VirtualClock()
+    provider = SimulatedProvider("sim", parse_script(f"{script}\n  fault: {fault}"), clock=clock)
     performance = provider.host.perform(ASKED)
     return fold(performance.actions), performance.performed.fault  # type: ignore[arg-type]
 
