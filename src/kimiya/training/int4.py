@@ -84,11 +84,11 @@ class FakeInt4(nn.Module):
 
 class _StraightThrough(torch.autograd.Function):
     @staticmethod
-    def forward(_ctx: object, _weight: Tensor, grid: Tensor) -> Tensor:
+    def forward(ctx: object, weight: Tensor, grid: Tensor) -> Tensor:
         return grid
 
     @staticmethod
-    def backward(_ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: object, *gradients: Tensor) -> tuple[Tensor, None]:
         return gradients[0], None
 
 

@@ -2,8 +2,9 @@
 
 A step's batch, learning rate and quantisation follow from its number; everything else it depends
 on is in the checkpoint. So a run that was killed and started again takes the identical next step,
-to the last bit on the same machine and threads. Under ``torchrun`` each rank takes its rows of
-the same batch and gradients are summed, so ranks change the speed and not the run (beyond rounding).
+to the last bit on the same machine with as many threads. Under ``torchrun`` each rank takes its
+rows of the same batch and gradients are summed, so ranks change the speed and, beyond rounding,
+nothing else.
 
 The folder: ``recipe.json``, ``tokenizer.json``, ``metrics.jsonl``, ``checkpoints/``, and in the end
 ``model/`` (float32), ``model-int4/``, ``evaluation.json``, ``curves.png`` and ``index.html``.
