@@ -153,8 +153,8 @@ async def test_what_is_not_an_event_stream_is_named() -> None:
 
 
 ON_DEMAND = (
-    "Invocation of model ID moonshotai.kimi-k3 with on-demand throughput isn\u2019t supported. Retry "
-    "your request with the ID or ARN of an inference profile that contains this model."
+    "Invocation of model ID moonshotai.kimi-k3 with on-demand throughput isn\u2019t supported. "
+    "Retry your request with the ID or ARN of an inference profile that contains this model."
 )
 EMPTY = "The content field in the Message object at messages.3 is empty."
 

@@ -147,7 +147,8 @@ class BedrockProvider:
         try:
             headers = await self._proven(url, wire)
             reply = await self._transport.post(url, wire.body, headers)
-            if reply.status == 200:
+            is_page = reply.headers.get("content-type", "").startswith("text/html")
+            if reply.status == 200 and not is_page:
                 return reply
             try:
                 body = await reply.read()
@@ -156,12 +157,18 @@ class BedrockProvider:
         except ProviderError as error:
             self._mine(error)
             raise
+        raise self._refusal(reply, body, is_page)
+
+    def _refusal(
+        self, reply: HttpReply, body: bytes, is_page: bool
+    ) -> ProviderError | RemoteProtocolError:
+        """What an answer other than the service's own 200 means."""
+        what = "a web page" if is_page else "no answer"
+        says = f"{self._name} answered {reply.status} with {what}; is its address right?"
         if reply.status < 400:
-            raise RemoteProtocolError(
-                f"{self._name} answered with status {reply.status}; is its address right?",
-                frame=body,
-            )
-        raise self._mine(BEDROCK_CONVERSE.decode_error(reply.status, reply.headers, body))
+            return RemoteProtocolError(says, frame=body)
+        told = says.encode() if is_page else body
+        return self._mine(BEDROCK_CONVERSE.decode_error(reply.status, reply.headers, told))
 
     async def _proven(self, url: str, wire: WireRequest) -> Mapping[str, str]:
         """The headers that say who calls."""

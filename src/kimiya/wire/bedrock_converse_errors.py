@@ -120,7 +120,9 @@ def read_error(status: int, headers: Mapping[str, str], body: bytes) -> Provider
     message = next(
         (text for key in ("message", "Message") if isinstance(text := fields.get(key), str)), None
     )
-    error = describe(name, message or redact(body[:500].decode(errors="replace")), status)
+    if message is None:
+        message = redact(body[:500].decode(errors="replace"))
+    error = describe(name, message, status)
     error.request_id = headers.get("x-amzn-requestid")
     error.retry_after_s = read_retry_after(headers)
     return error
