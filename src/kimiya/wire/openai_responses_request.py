@@ -33,7 +33,8 @@ from kimiya.wire.openai_chat_settings import (
     write_thinking,
 )
 from kimiya.wire.openai_chat_tools import read_choice, write_choice
-from kimiya.wire.openai_responses_items import RESPONSES, read_items, write_items
+from kimiya.wire.openai_responses_history import write_items
+from kimiya.wire.openai_responses_items import RESPONSES, read_items
 from kimiya.wire.openai_responses_tools import read_tools, write_tools
 
 _KNOWN = (
