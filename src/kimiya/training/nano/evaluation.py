@@ -1,8 +1,9 @@
 """How well a model calls tools, on tasks it never saw.
 
-Each task is judged on the model's greedy reply alone: ``format`` (Kimi's grammar holds), ``schema``
-(every called tool is declared and its arguments fit its schema) and ``exact`` (the calls are the
-expected ones, in order, argument for argument). Nothing constrains decoding and nothing is mended.
+Each task is judged on the model's greedy reply alone: ``format`` (Kimi's grammar holds, and where a
+call is due there is one), ``schema`` (also, every called tool is declared and its arguments fit its
+schema) and ``exact`` (also, the calls are the expected ones, in order, argument for argument).
+Nothing constrains decoding and nothing is mended.
 """
 
 from __future__ import annotations
@@ -78,6 +79,8 @@ def judge(scene: Scene, reply: str) -> Judgement:
     try:
         _, calls = read_calls(reply)
     except MalformedReply:
+        return Judgement(format=False, schema=False, exact=False)
+    if expected and not calls:
         return Judgement(format=False, schema=False, exact=False)
     tools = {tool["function"]["name"]: tool["function"]["parameters"] for tool in scene.tools}
     fits = all(call.name in tools and fits_schema(call, tools[call.name]) for call in calls)
