@@ -53,9 +53,10 @@ def write_request(request: Request) -> bytes:
         "toolConfig": body.get("toolConfig", {}),
     }
     for name, value in joined.items():
-        rest = extras.pop(name, None)
+        rest = extras.get(name)
         if isinstance(rest, dict):
             value = {**value, **as_object(rest)}
+            del extras[name]
         if value:
             body[name] = value
     body.update(extras)
