@@ -19,10 +19,11 @@ from kimiya.core.exchange import Request
 from kimiya.core.fold import fold, unfold
 from kimiya.core.token_estimate import estimate_input_tokens
 from kimiya.errors import InvalidRequest, KimiyaError, LocalProtocolError, ProviderError
-from kimiya.providers.simulated.host import Action, Interruption, Performance, SimulatedHost
+from kimiya.providers.simulated.host import Performance, SimulatedHost
 from kimiya.providers.simulated.provider import FOREVER_S, error_of
 from kimiya.providers.simulated.raw_chat import RawChatEncoder
 from kimiya.providers.simulated.script import Cut, Fail, Page, Pause
+from kimiya.providers.simulated.staging import Action, Interruption
 from kimiya.wire.dialect import Dialect, Route
 
 Scope: TypeAlias = MutableMapping[str, Any]

@@ -21,9 +21,10 @@ from kimiya.errors import (
     Unauthorized,
 )
 from kimiya.providers.provider import Provider
-from kimiya.providers.simulated.host import Interruption, SimulatedHost
+from kimiya.providers.simulated.host import SimulatedHost
 from kimiya.providers.simulated.parser import ECHO, parse_script
 from kimiya.providers.simulated.script import Cut, Fail, Page, Pause, Script
+from kimiya.providers.simulated.staging import Interruption
 from kimiya.providers.transport import Timeouts
 from kimiya.wire.dialect import Dialect
 
