@@ -28,6 +28,7 @@ from kimiya.core.nearest import nearest
 from kimiya.errors import ConfigError
 
 _MAX_BYTES = 4 * 1024 * 1024
+_MAX_DEPTH = 16
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
 _SECTIONS = ("gateway", "providers", "routes", "models", "defaults")
 
@@ -112,7 +113,7 @@ def _read(file: Path) -> str:
 
 def _decoded(text: str, file: str | None) -> dict[str, Any]:
     try:
-        return tomllib.loads(text)
+        tables = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         found = _AT_LINE.search(str(error))
         message = _AT_LINE.sub("", str(error)).strip()
@@ -123,6 +124,25 @@ def _decoded(text: str, file: str | None) -> dict[str, Any]:
     except (RecursionError, ValueError) as error:
         # Thousands of nested brackets, or a number of thousands of digits.
         raise ConfigError(f"not TOML that can be read: {error}", file=file) from error
+    if _is_deep(tables):
+        raise ConfigError(f"tables are nested more than {_MAX_DEPTH} deep", file=file)
+    return tables
+
+
+def _is_deep(tables: dict[str, Any]) -> bool:
+    """Whether something is nested so deep that no configuration means it."""
+    level: list[object] = [tables]
+    for _ in range(_MAX_DEPTH):
+        level = [inner for value in level for inner in _inside(value)]
+        if not level:
+            return False
+    return True
+
+
+def _inside(value: object) -> list[object]:
+    if isinstance(value, dict):
+        return list(cast("dict[str, object]", value).values())
+    return cast("list[object]", value) if isinstance(value, list) else []
 
 
 def _known_sections(raw: Mapping[str, Any], origin: Origin) -> None:
