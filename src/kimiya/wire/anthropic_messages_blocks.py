@@ -93,6 +93,8 @@ def read_block(block: JsonObject, raw_input: msgspec.Raw | None = None) -> Part:
         Misfit: With the path from the block on.
     """
     kind = required(block, "type", str)
+    if kind == "text" and len(block) == 2:  # by far the most frequent
+        return Text(required(block, "text", str))
     cache = read_cache(block)
     if kind == "text":
         return Text(required(block, "text", str), cache, _extras(block, _TEXT, cache))
@@ -133,6 +135,8 @@ def read_opaque(block: JsonObject, cache: Breakpoint | None) -> Opaque:
 def read_cache(fields: JsonObject) -> Breakpoint | None:
     """The cache mark, where it says no more than a ``Breakpoint`` holds."""
     mark = fields.get("cache_control")
+    if mark is None:
+        return None
     match mark:
         case {"type": "ephemeral", **rest} if not rest or rest == {"ttl": None}:
             return Breakpoint()
@@ -144,7 +148,7 @@ def read_cache(fields: JsonObject) -> Breakpoint | None:
 
 def _extras(fields: JsonObject, known: frozenset[str], cache: Breakpoint | None) -> Extras:
     extras = leftovers(fields, known)
-    if cache is None and fields.get("cache_control") is not None:
+    if cache is None and "cache_control" in fields and fields.get("cache_control") is not None:
         return {**extras, "cache_control": fields["cache_control"]}
     return extras
 

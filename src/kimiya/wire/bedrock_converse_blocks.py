@@ -103,10 +103,10 @@ def read_content(blocks: Sequence[JsonValue], raws: Sequence[RawBlock] | None) -
     for index, value in enumerate(blocks):
         try:
             block = as_object(value)
-            raw = raws[index].tool_use if raws is not None else None
-            mark = read_cache_point(block)
+            mark = read_cache_point(block) if "cachePoint" in block else None
             last = parts[-1] if parts else None
             if mark is None or last is None or isinstance(last, Reasoning) or last.cache:
+                raw = raws[index].tool_use if raws is not None else None
                 parts.append(_read_block(block, raw))
             else:
                 parts[-1] = replace(last, cache=mark)
@@ -128,13 +128,13 @@ def read_cache_point(block: JsonObject) -> Breakpoint | None:
 
 
 def _read_block(block: JsonObject, raw: RawToolUse | None) -> Part:
+    if len(block) == 1 and "text" in block:  # by far the most frequent
+        return Text(required(block, "text", str))
     if len(block) != 1:
         raise Misfit(f"a content block has exactly one member, not {len(block)}")
     kind = next(iter(block))
     try:
         match kind:
-            case "text":
-                return Text(required(block, "text", str))
             case "toolUse":
                 return _read_call(required_object(block, kind), raw)
             case "toolResult":
@@ -146,8 +146,7 @@ def _read_block(block: JsonObject, raw: RawToolUse | None) -> Part:
             case _:
                 return Opaque(NAME, block)
     except Misfit as misfit:
-        if kind != "text":
-            misfit.under(kind)
+        misfit.under(kind)
         raise
 
 

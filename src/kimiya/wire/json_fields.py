@@ -123,6 +123,9 @@ def required(fields: JsonObject, key: str, kind: type[T]) -> T:
     Raises:
         Misfit: It is missing or of another kind.
     """
+    value = fields.get(key)
+    if type(value) is kind:
+        return value
     value = optional(fields, key, kind)
     if value is None:
         raise Misfit(f"is required and must be {_KINDS[kind]}", key)

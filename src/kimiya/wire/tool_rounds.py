@@ -15,10 +15,10 @@ from kimiya.core.messages import Extras, Message, Part, ToolResult
 
 def add_user_turn(messages: list[Message], parts: Sequence[Part], extras: Extras) -> None:
     """Append a wire's user message, split into results and the rest."""
-    results = tuple(part for part in parts if isinstance(part, ToolResult))
-    if not results:
+    if ToolResult not in map(type, parts):
         messages.append(Message("user", tuple(parts), extras=extras))
         return
+    results = tuple(part for part in parts if isinstance(part, ToolResult))
     rest = tuple(part for part in parts if not isinstance(part, ToolResult))
     own_extras: Extras = {} if rest else extras
     before = messages[-1] if messages else None
