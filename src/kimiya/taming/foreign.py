@@ -22,7 +22,8 @@ _NAME_KEYS = ("name", "tool", "tool_name", "function_name", "function")
 _IGNORED_KEYS = frozenset({"id", "type", "index", "call_id", "tool_call_id"})
 
 
-def _decoded(text: str) -> JsonValue:
+def decoded(text: str) -> JsonValue:
+    """JSON text as a value; ``None`` where it is none."""
     try:
         return msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeError):
@@ -37,7 +38,7 @@ def unwrap(text: str) -> list[Wrapped] | None:
     >>> unwrap('{"name": "Ada", "age": 36}') is None
     True
     """
-    value = _decoded(text)
+    value = decoded(text)
     if isinstance(value, dict):
         several = cast("dict[str, Any]", value).get("tool_calls")
         if isinstance(several, list) and len(cast("dict[str, Any]", value)) == 1:
@@ -182,7 +183,7 @@ def k3_calls(text: str) -> list[tuple[str, dict[str, JsonValue]]] | None:
             key, kind, value = argument.group(1), argument.group(2), argument.group(3)
             if key in fields:
                 return None
-            read = value if kind in (None, "string") else _decoded(value)
+            read = value if kind in (None, "string") else decoded(value)
             if read is None and value.strip() != "null":
                 return None
             fields[key] = read

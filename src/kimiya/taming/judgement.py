@@ -13,7 +13,9 @@ from kimiya.core.messages import JsonValue
 from kimiya.taming.arguments import decoded
 from kimiya.taming.calls import Meant, Toolbox
 from kimiya.taming.findings import Candidate, Dictated, Typed, excerpt
+from kimiya.taming.grammar import CONTROL
 from kimiya.taming.policy import LOOP_FAIL_AT, LOOP_RETRY_AT, ruling
+from kimiya.taming.scanner import neutral
 
 
 class Said(Struct):
@@ -112,6 +114,10 @@ class _Court:
     def say(self, text: str, kind: type[TextDelta] | type[ReasoningDelta] = TextDelta) -> None:
         self.shown.append(Said(kind, self.turn.text_part, [text]))
 
+    def show(self, raw: str) -> None:
+        """Say text that was taken for a call; markers stay only inside JSON strings."""
+        self.say(neutral(raw) if CONTROL.search(raw) and not _is_json(raw) else raw)
+
     @property
     def calls(self) -> list[Meant]:
         return [item for item in self.shown if isinstance(item, Meant)]
@@ -134,7 +140,7 @@ class _Court:
         if item.is_soft and self._is_text(item, settled, is_alone=is_alone):
             self.decide(f"left as text: {excerpt(item.raw)}", said)
             if item.raw is not self._last_raw:
-                self.say(item.raw)
+                self.show(item.raw)
                 self._last_raw = item.raw
             return
         self.decide(f"refused: {excerpt(item.raw)}", f"{settled.code}: {said}")
@@ -163,7 +169,7 @@ class _Court:
             self.repairs.append(Repair("trailing_text", what, "arguments"))
         else:
             kind = ReasoningDelta if item.channel == "reasoning" else TextDelta
-            self.say(meant.rest, kind)
+            self.say(CONTROL.sub("", meant.rest), kind)
 
     def dictated(self, item: Dictated) -> None:
         if not item.is_complete or self.turn.finish.finish_reason == "length":
@@ -172,6 +178,10 @@ class _Court:
             return
         text = item.text.rstrip() + "\n" if item.text.endswith("\n") else item.text.rstrip()
         value = {item.argument: text}
+        if CONTROL.search(text):
+            what = "a control marker stands inside an argument"
+            self.defects.append(Defect("marker_in_arguments", what, excerpt(text)))
+            return
         problem = self.toolbox.schema(item.tool).problem(value)
         if problem is not None:
             what = f"a text typed for {item.tool} does not fit it: {problem}"
@@ -191,7 +201,7 @@ class _Court:
         except ValueError:
             value = None
         if not isinstance(value, dict):
-            self.say(item.raw)
+            self.show(item.raw)
             return
         if any(same_arguments(call.arguments) == canonical_json(value) for call in self.calls):
             self._echo(item.raw)
@@ -256,7 +266,7 @@ class _Court:
             text = item.text
             if item.kind is ReasoningDelta:
                 kept.append(item)
-            elif _TEMPLATE_RESULT.search(text) or is_recovered and claims_result(text):
+            elif _TEMPLATE_RESULT.search(text) or (is_recovered and claims_result(text)):
                 what = f"the model wrote its call's result before it ran: {excerpt(text.strip())!r}"
                 self.repairs.append(Repair("invented_result", what, "content"))
                 self.defects.append(Defect("invented_result", what[:200], excerpt(text)))
@@ -278,7 +288,7 @@ class _Court:
 
     def turn_defects(self, loop: Loop) -> None:
         calls = self.calls
-        if calls or self.defects and ruling(self.defects)[0] in ("retry", "fail"):
+        if calls or (self.defects and ruling(self.defects)[0] in ("retry", "fail")):
             self._loop(calls, loop)
             return
         turn, reason = self.turn, self.turn.finish.finish_reason
@@ -377,6 +387,14 @@ def _concluded(court: _Court) -> Judged:
         )
     verdict = Verdict("repaired" if repairs else "ok", tuple(repairs), tuple(court.defects))
     return Judged(tuple(court.shown), verdict, reason, tuple(court.decisions))
+
+
+def _is_json(text: str) -> bool:
+    try:
+        decoded(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _key(call: Meant) -> tuple[str, str]:

@@ -120,7 +120,7 @@ class Names:
 
     def _hints(self, said: str) -> frozenset[str]:
         words = re.split(r"[-_.:/\s]", said)
-        return frozenset(n for n in self.declared if n in words or n in said and len(n) > 4)
+        return frozenset(n for n in self.declared if n in words or (n in said and len(n) > 4))
 
 
 def _without_control(header: str) -> str | None:

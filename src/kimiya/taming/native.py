@@ -24,7 +24,7 @@ def joined_name(pieces: Sequence[str], declared: frozenset[str]) -> str:
         return pieces[0]
     last = pieces[-1]
     is_growing = all(last.startswith(piece) for piece in pieces)
-    return last if is_growing or last in declared and whole not in declared else whole
+    return last if is_growing or (last in declared and whole not in declared) else whole
 
 
 def candidates_of(
@@ -39,7 +39,7 @@ def candidates_of(
         found = _scanned(text, toolbox, "arguments")
         return [_with_id(one, call_id) for one in found] if _calls(found) == 1 else found
     header = name
-    if not name.strip() or is_opaque(name.strip()):
+    if name not in toolbox.names.declared and is_opaque(name.strip()):
         resolved = toolbox.names.resolve(call_id) if call_id else None
         if resolved is not None and resolved.names:
             header = call_id

@@ -5,8 +5,46 @@ visible text piece by piece; cutting the text anywhere changes nothing.
 """
 
 import re
+from typing import Literal, NamedTuple
 
+_STRING_END = re.compile(r'(?<!\\)(?:\\\\)*"')
+_MAX_CHARS = 64 * 1024
+"""Longest quotation with a marker in it that is waited for."""
 _TOKEN = re.compile(r"`+|\n|[^`\n]+")
+
+
+class Closer(NamedTuple):
+    """What ends an open quotation."""
+
+    kind: Literal["fence", "code", "string", "marks"]
+    pattern: re.Pattern[str]
+    sign: str
+    """A character that, following at once, makes the ending another one; ``""``: none does."""
+
+    def find(self, text: str, start: int, *, final: bool) -> int | None:
+        """Where the quotation that holds ``text`` ends.
+
+        Returns:
+            The place behind its end; ``-1`` where it proves to be none; ``None`` while it is open.
+        """
+        found = self.pattern.search(text, start)
+        newline = -1 if self.kind == "fence" else text.find("\n")
+        if newline >= 0 and (found is None or newline < found.start()):
+            return -1
+        if found is None:
+            return -1 if final or len(text) > _MAX_CHARS else None
+        end = found.end()
+        rest = text[end:].lstrip() if self.kind == "string" else text[end : end + 1]
+        if self.kind == "string":
+            # A quote that ends a JSON string is followed by JSON; any other was never an ending.
+            return (-1 if final else None) if not rest else end if rest[0] in ",:}]" else -1
+        return None if self.sign and not rest and not final else end
+
+
+def quoted_by(mark: str) -> Closer:
+    """The ending of a quotation in quotation marks that begin right before a control marker."""
+    ending = r"(?:\A<[|｜][^<>]*[|｜]>|(?:end|END)[|｜]>)"
+    return Closer("marks", re.compile(ending + re.escape(mark)), "")
 
 
 class Quotes:
@@ -34,21 +72,16 @@ class Quotes:
         elif self._is_line_start and text.strip(" \t"):
             self._is_line_start = False
 
-    def closer(self) -> re.Pattern[str] | None:
+    def closer(self) -> Closer | None:
         """What would end the quotation that is open here; ``None`` where none is."""
         self._end_run()
         if self._fence:
-            return re.compile(rf"\n[ \t]*`{{{self._fence},}}")
+            return Closer("fence", re.compile(rf"\n[ \t]*`{{{self._fence},}}"), "`")
         if self._inline:
-            return re.compile(rf"(?<!`)`{{{self._inline}}}(?!`)")
+            return Closer("code", re.compile(rf"(?<!`)`{{{self._inline}}}(?!`)"), "`")
         if self._document and self._in_string:
-            return re.compile(r'(?<!\\)"')
+            return Closer("string", _STRING_END, "")
         return None
-
-    @property
-    def is_fenced(self) -> bool:
-        """Whether the open quotation is a fenced block."""
-        return self._fence > 0
 
     def forget(self) -> None:
         """The quotation that seemed open was none: it never closed."""

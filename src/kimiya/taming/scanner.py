@@ -20,6 +20,8 @@ from kimiya.taming.findings import Candidate, Channel, Dictated, Finding, Though
 from kimiya.taming.grammar import (
     ARGUMENT_BEGIN,
     BARE_HEADER,
+    CALL_KINDS,
+    CONTROL,
     ENVELOPE_KEYS,
     FOREIGN_TAGS,
     FUNCTION_PREFIXES,
@@ -32,17 +34,16 @@ from kimiya.taming.grammar import (
     MarkKind,
 )
 from kimiya.taming.prose import ProseRule
-from kimiya.taming.quotes import Quotes
+from kimiya.taming.quotes import Closer, Quotes, quoted_by
 
 MAX_CALL_CHARS = 4 * 1024 * 1024
 """Longest call that is kept; a longer one is a defect."""
 _MAX_HEADER_CHARS = 512
 """Longest text after an opening marker in which a ``{`` must have come."""
-_MAX_QUOTE_CHARS = 64 * 1024
 
 Mode = Literal["prose", "section", "header", "arguments", "k3", "quoted", "json", "xml", "lone",
                "role", "discard", "dictation"]  # fmt: skip
-Step = Literal["open", "call", "args", "finish", "finish_call", "close", "noise", "restart"]
+Step = Literal["args", "finish", "finish_call", "close", "noise", "restart", "leave"]
 
 TRANSITIONS: Mapping[tuple[Mode, MarkKind], tuple[Step, Mode]] = {
     ("section", "section_begin"): ("noise", "section"),
@@ -63,6 +64,11 @@ TRANSITIONS: Mapping[tuple[Mode, MarkKind], tuple[Step, Mode]] = {
     ("arguments", "section_begin"): ("finish", "section"),
     ("arguments", "turn_end"): ("finish", "prose"),
     ("arguments", "argument_begin"): ("restart", "arguments"),
+    **{
+        (mode, kind): ("leave", "prose")
+        for mode in ("section", "header", "arguments")
+        for kind in ("role", "answer_role", "k3")
+    },
 }
 """Inside a call region: mode and marker to what is done and where it goes on. What is absent stays
 in the text of the call, where the names and arguments rooms judge it."""
@@ -101,6 +107,8 @@ class Scanner:
         self._is_blank = True
         self._line_is_blank = True
         self._last = ""
+        self._loose = ""
+        self._has_cut = False
         self._swallow = False
         self._reset_region()
         self._out: list[Finding] = []
@@ -109,7 +117,8 @@ class Scanner:
 
     def feed(self, text: str) -> list[Finding]:
         """Take more of the channel in; give what is certain now."""
-        if self._mode == "prose" and not self._pending and not self._swallow and self._clear(text):
+        is_idle = self._mode == "prose" and not self._pending
+        if is_idle and not self._swallow and not self._has_cut and self._clear(text):
             self._said(text)
             return [Thought(text)] if self._thinking else [text]
         self._run(self._pending + text, final=False)
@@ -124,8 +133,10 @@ class Scanner:
 
     @property
     def is_open(self) -> bool:
-        """Whether a call or a marker has begun that has not ended."""
-        return self._mode != "prose" or (len(self._pending) > 4 and self._pending[0] == "<")
+        """Whether a call or a marker has begun that another channel may go on with."""
+        if self._mode == "prose":
+            return len(self._pending) > 4 and self._pending[0] == "<"
+        return self._mode in ("section", "header", "arguments")
 
     def adopt(self, other: "Scanner") -> None:
         """Go on where another channel of the reply broke off: hosts split a call in two."""
@@ -167,6 +178,13 @@ class Scanner:
 
     def _said(self, text: str) -> None:
         """Keep what later decisions need to know of text that goes out."""
+        opening = text.rfind("<")
+        if opening >= 0:
+            self._loose = text[opening:] if text[opening:] in self._lexicon.prefixes else ""
+        elif self._loose:
+            self._loose += text
+            if self._loose not in self._lexicon.prefixes:
+                self._loose = ""
         if "\n" in text:
             self._line_is_blank = not text[text.rfind("\n") + 1 :].strip(" \t")
         elif self._line_is_blank and text.strip(" \t"):
@@ -178,6 +196,10 @@ class Scanner:
 
     def _say(self, text: str) -> None:
         if text:
+            if self._loose and self._has_cut:
+                # What was taken out stood between two halves of a marker: they must not meet.
+                text = "¦" + text
+            self._has_cut = False
             self._said(text)
             last = self._out[-1] if self._out else None
             if not self._thinking:
@@ -189,6 +211,13 @@ class Scanner:
                 self._out[-1] = Thought(last.text + text)
             else:
                 self._out.append(Thought(text))
+
+    def _show(self, raw: str) -> None:
+        """Say text that was taken for something else; its markers stay only inside JSON strings."""
+        if CONTROL.search(raw) and foreign.decoded(raw) is None:
+            self._note("mention_neutralised", f"showed {excerpt(raw)!r} with its markers defused")
+            raw = neutral(raw)
+        self._say(raw)
 
     def _note(self, code: str, detail: str) -> None:
         channel = "reasoning" if self._thinking or not self._is_content else "content"
@@ -221,8 +250,10 @@ class Scanner:
                 return self._open_dictation(buffer, position, dictated)
             if found is None:
                 cut = len(buffer) if final else self._held_from(buffer, position)
+                if final:
+                    cut = self._cut_marker(buffer, position)
                 self._say(buffer[position:cut])
-                self._pending = buffer[cut:]
+                self._pending = buffer[cut:] if not final else ""
                 return None
             token, start = found.group(), found.start()
             if token == "{":
@@ -238,6 +269,17 @@ class Scanner:
             if step != "pass":
                 return int(step)
             at = start + (1 if token[0] in "<{" else len(token))
+
+    def _cut_marker(self, buffer: str, position: int) -> int:
+        """The channel ended: where its text ends, if half a call's marker stands behind it."""
+        opening = buffer.rfind("<", max(position, len(buffer) - 44))
+        half = buffer[opening:] if opening >= 0 else ""
+        if len(half) < 6 or not self._lexicon.has_tools or self._quotes.closer() is not None:
+            return len(buffer)
+        if not any(token.startswith(half) and MARKERS[token] in CALL_KINDS for token in MARKERS):
+            return len(buffer)
+        self._out.append(Defect("truncated_call", "the reply ends in half a marker", half))
+        return opening
 
     def _held_from(self, buffer: str, position: int) -> int:
         """Where the part begins that may be the start of something."""
@@ -321,6 +363,7 @@ class Scanner:
     def _enter_json(self, buffer: str, place: int, start: int, header: str | None) -> int:
         self._reset_region()
         self._mode = "json"
+        self._has_cut = True
         self._header = header
         self._raw = [buffer[place:start]]
         return start
@@ -347,6 +390,7 @@ class Scanner:
                 return self._let_out(buffer, start, start + 1)
             self._reset_region()
             self._header = header.group().strip()
+            self._has_cut = True
             self._mode = "arguments"
             self._raw = [buffer[start : end + len(rest)]]
             return end + len(rest)
@@ -364,23 +408,23 @@ class Scanner:
         self._say(buffer[position : header[0] if header else start])
         closer = self._quotes.closer() or self._adjacent_quote()
         if closer is not None and kind not in ("think", "think_end"):
-            return self._enter_quote(token, start, closer)
+            return self._enter_quote(start, closer)
         if closer is not None:
             self._say(token)
             return start + len(token)
         self._reset_region()
+        self._has_cut = True
         self._raw = [token]
         return _OPENINGS[kind](self, token, start + len(token), header[1] if header else None)
 
-    def _adjacent_quote(self) -> re.Pattern[str] | None:
+    def _adjacent_quote(self) -> Closer | None:
         mark = _QUOTE_MARKS.get(self._last)
-        return re.compile(r"[>｜|]" + re.escape(mark)) if mark else None
+        return quoted_by(mark) if mark else None
 
-    def _enter_quote(self, token: str, start: int, closer: re.Pattern[str]) -> int:
+    def _enter_quote(self, start: int, closer: Closer) -> int:
         self._reset_region()
         self._mode = "quoted"
         self._closer = closer
-        self._raw = []
         return start
 
     def _open_section(self, token: str, after: int, header: str | None) -> int:
@@ -443,12 +487,14 @@ class Scanner:
                 return "pass"
             self._say(buffer[position:start])
             self._note("stray_marker", f"removed {token}")
+            self._has_cut = True
             return start + len(token)
         self._say(buffer[position:start])
         if self._quotes.closer() is not None or self._last in _QUOTE_MARKS:
             return self._let_out(buffer, start, start + 1)
         self._reset_region()
         self._mode = "xml"
+        self._has_cut = True
         self._closing = closing
         self._is_soft = is_name
         self._raw = [token]
@@ -469,7 +515,7 @@ class Scanner:
         self._in_string = False
         self._is_escaped = False
         self._closing = ""
-        self._closer: re.Pattern[str] | None = None
+        self._closer: Closer | None = None
         self._is_soft = False
         self._before = self._last if hasattr(self, "_last") else ""
         self._rule: ProseRule | None = None
@@ -512,7 +558,10 @@ class Scanner:
                 if final:
                     self._end_of_region()
                 return None
-            step, self._mode = self._step(move, found.group())
+            if move[0] == "leave":
+                self._end_of_region()
+                return found.start()
+            self._step(move, found.group())
             return found.end()
 
     def _mark_part(self, buffer: str, at: int) -> int:
@@ -523,7 +572,7 @@ class Scanner:
             return opening
         return len(buffer)
 
-    def _step(self, move: tuple[Step, Mode], token: str) -> tuple[Step, Mode]:
+    def _step(self, move: tuple[Step, Mode], token: str) -> None:
         step, mode = move
         if step == "noise":
             self._noise(token)
@@ -546,7 +595,7 @@ class Scanner:
             self._in_section = True
         elif mode == "prose":
             self._in_section = False
-        return step, mode
+        self._mode = mode
 
     _in_section = False
 
@@ -648,7 +697,7 @@ class Scanner:
                 self._emit_call(bare.group().strip(), text[bare.end() :], is_closed=False)
             else:
                 self._mode = "prose"
-                self._say(text)
+                self._show(text)
         else:
             self._abandon()
         self._mode = "prose"
@@ -656,36 +705,33 @@ class Scanner:
 
     # Other regions ------------------------------------------------------------------------------
 
-    def _quoted(self, buffer: str, position: int, final: bool) -> int | str | None:
+    def _quoted(self, buffer: str, position: int, final: bool) -> str | None:
         """From a marker in a quotation to where the quotation ends."""
         assert self._closer is not None
+        new = len(buffer) - position
         text = "".join(self._raw) + buffer[position:]
         self._raw = [text]
-        found = self._closer.search(text, max(1, len(text) - (len(buffer) - position) - 80))
-        newline = -1 if self._quotes.is_fenced else text.find("\n")
-        if found and (newline < 0 or found.start() < newline):
-            end = found.end()
-            if end == len(text) and not final and self._closer.pattern.endswith("(?!`)"):
-                return None
-            self._mode = "prose"
-            self._say(text[:end])
-            return text[end:]
-        if newline < 0 and not final and len(text) <= _MAX_QUOTE_CHARS:
+        end = self._closer.find(text, max(0, len(text) - new - 80), final=final)
+        if end is None:
             return None
-        return self._unquote(text)
-
-    def _unquote(self, text: str) -> str:
-        """What looked like a quotation never closes: its text, to be read again."""
-        fenced = self._quotes.is_fenced
         self._mode = "prose"
         self._raw = []
-        if not fenced and self._lexicon.has_tools:
+        if end < 0:
+            return self._unquoted(text, self._closer)
+        self._say(text[:end])
+        return text[end:]
+
+    def _unquoted(self, text: str, closer: Closer) -> str:
+        """What looked like a quotation is none: its text, to be read again."""
+        if closer.kind != "fence" and self._lexicon.has_tools:
             self._quotes.forget()
             self._last = " "
             return text
         if self._lexicon.has_tools and _looks_called(text, None):
             what = "a call in a fence that never closes"
             self._out.append(Defect("unclosed_quote", what, excerpt(text)))
+        elif self._lexicon.has_tools:
+            self._show(text)
         else:
             self._say(text)
         return ""
@@ -742,7 +788,7 @@ class Scanner:
                     is_closed=is_whole,
                     raw=raw,
                     is_soft=not header.startswith("functions"),
-                ),  # fmt: skip
+                ),
             )
             return
         calls = foreign.unwrap(text) if is_whole else None
@@ -755,7 +801,7 @@ class Scanner:
         elif self._is_blank:
             self._out.append(Typed(raw))
         else:
-            self._say(raw)
+            self._show(raw)
 
     def _xml(self, buffer: str, position: int, final: bool) -> int | None:
         """A foreign tag, to what closes it."""
@@ -790,7 +836,7 @@ class Scanner:
                 for name, arguments, fields in calls
             ]  # fmt: skip
         elif soft:
-            self._say(raw)
+            self._show(raw)
         else:
             code = "damaged_dialect" if is_whole else "truncated_call"
             self._out.append(Defect(code, "a call in XML tags cannot be read", excerpt(raw)))
@@ -936,7 +982,6 @@ _QUOTE_MARKS: Mapping[str, str] = {
     "«": "»",
     "「": "」",
     "『": "』",
-    "“": "”",
 }
 
 _REGION_FIELDS = (
