@@ -4,7 +4,7 @@ from uuid import UUID
 
 import pytest
 from botocore.eventstream import EventStreamBuffer
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.properties.strategies import chunks_of
 
@@ -16,6 +16,9 @@ from kimiya.wire.aws_eventstream import (
     Timestamp,
     encode_frame,
 )
+
+LAW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""No limit on time: what a law says does not depend on how busy the machine is."""
 
 values = st.one_of(
     st.booleans(),
@@ -43,11 +46,13 @@ def decode(chunks: list[bytes]) -> tuple[list[Frame], str | None]:
     return out, None
 
 
+@LAW
 @given(st.lists(frames, max_size=3))
 def test_frames_survive_the_wire(sent: list[Frame]) -> None:
     assert decode([b"".join(map(encode_frame, sent))]) == (sent, None)
 
 
+@LAW
 @given(frames)
 def test_botocore_reads_the_same(frame: Frame) -> None:
     buffer = EventStreamBuffer()
@@ -64,6 +69,7 @@ def test_botocore_reads_the_same(frame: Frame) -> None:
     assert (dict(message.headers), message.payload) == (plain, frame.payload)
 
 
+@LAW
 @given(st.lists(frames, min_size=1, max_size=3), st.data())
 def test_cutting_the_bytes_changes_nothing(sent: list[Frame], data: st.DataObject) -> None:
     stream = b"".join(map(encode_frame, sent))
@@ -73,6 +79,7 @@ def test_cutting_the_bytes_changes_nothing(sent: list[Frame], data: st.DataObjec
     assert decode(data.draw(chunks_of(stream))) == decode([stream])
 
 
+@LAW
 @given(frames, st.data())
 def test_every_flipped_bit_is_found(frame: Frame, data: st.DataObject) -> None:
     stream = bytearray(encode_frame(frame))
@@ -82,6 +89,7 @@ def test_every_flipped_bit_is_found(frame: Frame, data: st.DataObject) -> None:
     assert (got, error is None) == ([], False)
 
 
+@LAW
 @given(frames, st.data())
 def test_a_cut_frame_is_never_whole(frame: Frame, data: st.DataObject) -> None:
     stream = encode_frame(frame)
@@ -91,6 +99,7 @@ def test_a_cut_frame_is_never_whole(frame: Frame, data: st.DataObject) -> None:
     assert error is not None
 
 
+@LAW
 @given(st.binary(max_size=200))
 def test_noise_is_refused_by_name(noise: bytes) -> None:
     got, error = decode([noise])

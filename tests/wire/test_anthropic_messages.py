@@ -372,3 +372,13 @@ def test_inline_pictures_and_reasoning_stay_whole() -> None:
     wire = encode(request)["messages"]
     assert wire[0]["content"][0]["cache_control"] == {"type": "ephemeral"}
     assert wire[1]["content"] == [{"type": "thinking", "thinking": "x", "signature": "s"}]
+
+
+def test_the_stop_sequence_travels_whole_and_streamed() -> None:
+    reply = Response("i", "m", (Text("x"),), "stop_sequence", "stop_sequence", "END")
+    assert DIALECT.decode_response(DIALECT.encode_response(reply, Request("m", ()))) == reply
+    encoder = DIALECT.event_encoder(Request("m", ()))
+    finish = Finish("stop_sequence", "stop_sequence", "END")
+    decoder = DIALECT.event_decoder()
+    *_, read = decoder.feed(encoder.encode(finish) + encoder.close())
+    assert read == finish

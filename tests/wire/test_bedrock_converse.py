@@ -318,3 +318,14 @@ def test_a_late_system_message_is_said_in_place() -> None:
 def test_signed_reasoning_travels() -> None:
     wire = encode(asking(Reasoning("x", "s"), role="assistant"))["messages"][0]["content"]
     assert wire == [{"reasoningContent": {"reasoningText": {"text": "x", "signature": "s"}}}]
+
+
+def test_the_stop_sequence_stands_where_the_service_puts_it() -> None:
+    reply = Response("", "", (Text("x"),), "stop_sequence", "stop_sequence", "END")
+    body = DIALECT.encode_response(reply, Request("m", ()))
+    assert json.loads(body)["additionalModelResponseFields"] == {"stop_sequence": "END"}
+    assert DIALECT.decode_response(body) == reply
+    encoder = DIALECT.event_encoder(Request("m", ()))
+    finish = Finish("stop_sequence", "stop_sequence", "END")
+    *_, read = stream(encoder.encode(finish), encoder.close())
+    assert read == finish
