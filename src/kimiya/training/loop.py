@@ -98,7 +98,7 @@ class TrainingRun:
         if ranks.is_first:
             self.curriculum.tokenizer.save(folder / "tokenizer.json")
         torch.manual_seed(recipe.seed)
-        self.model = self.curriculum.build_model()
+        self.model = self.curriculum.build_model().to(_device())
         self.optimizer = _optimizer(self.model, recipe)
         self.qk_clip = self._watch_logits()
         self._base_lrs = [group["lr"] for group in self.optimizer.param_groups]
@@ -177,8 +177,8 @@ class TrainingRun:
         """Note the recipe in the folder, or refuse a folder of another one."""
         path = self.folder / "recipe.json"
         mine = json.loads(json.dumps(self.recipe.to_mapping()))
-        if path.exists():
-            held = json.loads(path.read_text())
+        held = _read_json(path)
+        if held is not None:
             changed = sorted(key for key in mine.keys() | held if mine.get(key) != held.get(key))
             if changed:
                 raise ConfigError(
@@ -188,7 +188,9 @@ class TrainingRun:
                 )
         elif self.ranks.is_first:
             self.folder.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(mine, indent=2) + "\n")
+            partial = path.with_suffix(".partial")
+            partial.write_text(json.dumps(mine, indent=2) + "\n")
+            partial.replace(path)
 
     def _watch_logits(self) -> QKClip | None:
         settings = self.recipe.qk_clip
@@ -245,20 +247,41 @@ class TrainingRun:
         draw_curves(self.folder, title=self.recipe.name)
         tasks = self.recipe.evaluation.final_tasks
         if tasks:
-            scores = {}
+            # Both are measured, so that what INT4 costs is read off one file. A model trained on
+            # the grid is the INT4 one; without it its weights are those before rounding.
+            scores: dict[str, Any] = {}
             for name, enabled in (("float32", False), ("int4", True)):
-                if on_grid and not enabled:
-                    continue  # trained on the grid: off it the weights are not the model
                 quantize_experts(self.model, enabled=enabled)
-                scores[name] = self.curriculum.evaluate(self.model, tasks)
-                note(f"{name}: {_describe_scores(scores[name])}")
+                sets = self.curriculum.evaluate(self.model, tasks)
+                scores[name] = {"loss": self.curriculum.held_out_loss(self.model), **sets}
+                note(f"{name}: loss {scores[name]['loss']:.4f}; {_describe_scores(sets)}")
             (self.folder / "evaluation.json").write_text(json.dumps(scores, indent=2) + "\n")
         quantize_experts(self.model, enabled=on_grid)
+
+
+def _read_json(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(
+            f"the run's recipe cannot be read: {error}",
+            file=str(path),
+            remedy="Give another folder, or delete this one to start afresh",
+        ) from error
 
 
 def _save_with_tokenizer(run: TrainingRun, name: str, *, int4: bool) -> None:
     save_model(run.model, run.folder / name, int4=int4)
     run.curriculum.tokenizer.save(run.folder / name / "tokenizer.json")
+
+
+def _device() -> torch.device:
+    """This rank's GPU where there is one, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def _optimizer(model: K2Model, recipe: Recipe) -> torch.optim.Optimizer:

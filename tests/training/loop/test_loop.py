@@ -152,6 +152,21 @@ def test_a_folder_of_another_recipe_is_refused(tmp_path):
         TrainingRun(dataclasses.replace(RECIPE, seed=1), tmp_path)
 
 
+def test_a_folder_whose_recipe_is_broken_is_named(tmp_path):
+    (tmp_path / "recipe.json").write_text("{")
+    with pytest.raises(ConfigError, match=r"recipe\.json.*cannot be read"):
+        TrainingRun(RECIPE, tmp_path)
+
+
+def test_a_shape_that_cannot_be_is_named_with_its_key(tmp_path):
+    model = {**RECIPE.model, "hiden_size": 3}
+    with pytest.raises(ConfigError, match=r"model\.hiden_size"):
+        TrainingRun(dataclasses.replace(RECIPE, model=model), tmp_path / "a")
+    model = {**RECIPE.model, "vocab_size": 3}
+    with pytest.raises(ConfigError, match=r"model\.vocab_size"):
+        TrainingRun(dataclasses.replace(RECIPE, model=model), tmp_path / "b")
+
+
 def test_seeds_differ(tmp_path, whole):
     other = train(dataclasses.replace(RECIPE, seed=1, steps=2), tmp_path)
     assert steady(tmp_path)[0]["loss"] != steady(whole[0])[0]["loss"]

@@ -8,12 +8,14 @@ Shapes: B rows, T tokens, N learnt tokens, V vocabulary.
 
 from __future__ import annotations
 
+import dataclasses
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -101,16 +103,30 @@ class Curriculum:
         """Cross-entropy of the assistant's words at this step."""
         batch, weight, tokens = self.draw(step, rank, ranks)
         device = model.lm_head.weight.device
-        logits_NV = model(
-            batch.tokens_BT.to(device),
-            positions_BT=batch.positions_BT.to(device),
-            segments_BT=batch.segments_BT.to(device),
-            keep_BT=batch.learnt_BT.to(device),
-        )
+        logits_NV = _logits(model, batch)
         losses_N = F.cross_entropy(logits_NV, batch.targets_N.to(device), reduction="none")
         more = self.recipe.data.decision_weight - 1
         total = losses_N.sum() + more * losses_N[batch.opens_N.to(device)].sum()
         return StepLoss(total / weight, tokens)
+
+    @torch.no_grad()
+    def held_out_loss(self, model: K2Model, *, rows: int = 64) -> float:
+        """Mean loss of the assistant's tokens on scenes whose values training never sees."""
+        chance = random.Random("held-out loss")
+        mix = dataclasses.replace(self.mix, held_out_values=True)
+        total, count = 0.0, 0
+        was_training = model.training
+        model.eval()
+        for start in range(0, rows, 16):
+            scenes = [draw_scene(chance, mix) for _ in range(min(16, rows - start))]
+            batch = stack([pack_scene(self.tokenizer, scene) for scene in scenes])
+            device = model.lm_head.weight.device
+            logits_NV = _logits(model, batch)
+            targets_N = batch.targets_N.to(device)
+            total += float(F.cross_entropy(logits_NV, targets_N, reduction="sum"))
+            count += len(targets_N)
+        model.train(was_training)
+        return total / count
 
     def evaluate(
         self, model: K2Model, tasks: int, sets: Sequence[str] = tuple(EVALUATIONS)
@@ -120,3 +136,14 @@ class Curriculum:
             name: asdict(evaluate(model, self.tokenizer, evaluation_scenes(name, tasks))[0])
             for name in sets
         }
+
+
+def _logits(model: K2Model, batch: Batch) -> Tensor:
+    """Logits at the batch's learnt tokens, on the model's device."""
+    device = model.lm_head.weight.device
+    return model(
+        batch.tokens_BT.to(device),
+        positions_BT=batch.positions_BT.to(device),
+        segments_BT=batch.segments_BT.to(device),
+        keep_BT=batch.learnt_BT.to(device),
+    )

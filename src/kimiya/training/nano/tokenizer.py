@@ -13,6 +13,7 @@ from __future__ import annotations
 import functools
 import itertools
 import json
+import os
 import random
 import re
 from collections import Counter, defaultdict
@@ -84,8 +85,10 @@ class Tokenizer:
         return self.decode_bytes(ids).decode("utf-8", "replace")
 
     def save(self, path: Path) -> None:
-        """Write the tokenizer as JSON."""
-        path.write_text(json.dumps({"merges": self.merges, "phrases": self.phrases}))
+        """Write the tokenizer as JSON; another process reads the whole of it or nothing."""
+        partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+        partial.write_text(json.dumps({"merges": self.merges, "phrases": self.phrases}))
+        partial.replace(path)
 
     @classmethod
     def load(cls, path: Path) -> Tokenizer:
