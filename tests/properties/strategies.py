@@ -10,6 +10,7 @@ text where the wire says ``null``) is not drawn. A ``Profile`` says what that is
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import pairwise
 from typing import Any
 
@@ -57,7 +58,7 @@ from kimiya.core.messages import (
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Profile:
     """What one dialect can express, as far as the laws need to know."""
 
@@ -117,7 +118,7 @@ class Profile:
     """Replies carry an id and a model."""
 
 
-words = st.text(min_size=1, max_size=24)
+words = st.text(min_size=1, max_size=10)
 """Any text, so long as there is some: also markup, newlines, line separators, emoji."""
 
 tricky = st.sampled_from(
@@ -149,11 +150,13 @@ object_arguments = st.dictionaries(identifiers, json_values, max_size=3).map(
 )
 
 
+@cache
 def plain_reasoning() -> st.SearchStrategy[Reasoning]:
     """Readable reasoning alone."""
     return st.builds(Reasoning, texts)
 
 
+@cache
 def signed_reasoning() -> st.SearchStrategy[Reasoning]:
     """Reasoning that is readable and signed, or encrypted."""
     return st.one_of(
@@ -162,11 +165,13 @@ def signed_reasoning() -> st.SearchStrategy[Reasoning]:
     )
 
 
+@cache
 def any_reasoning() -> st.SearchStrategy[Reasoning]:
     """Readable, signed or encrypted."""
     return st.one_of(plain_reasoning(), signed_reasoning())
 
 
+@cache
 def openai_thinking() -> st.SearchStrategy[Thinking]:
     """A switch, a budget and an effort, each optional."""
     return st.builds(
@@ -183,6 +188,7 @@ def openai_thinking() -> st.SearchStrategy[Thinking]:
     )
 
 
+@cache
 def anthropic_thinking() -> st.SearchStrategy[Thinking]:
     """Off, on with a budget, or adaptive."""
     return st.one_of(
@@ -326,6 +332,7 @@ def streams_for(dialect: str) -> st.SearchStrategy[list[StreamEvent]]:
 # --- requests ---------------------------------------------------------------------------------
 
 
+@cache
 def breakpoints(profile: Profile) -> st.SearchStrategy[Breakpoint | None]:
     """Mostly none."""
     if not profile.cache:
@@ -334,6 +341,7 @@ def breakpoints(profile: Profile) -> st.SearchStrategy[Breakpoint | None]:
     return st.one_of(st.none(), st.none(), st.none(), marks)
 
 
+@cache
 def sources(
     kinds: tuple[type, ...], media_types: tuple[str, ...]
 ) -> st.SearchStrategy[Url | Inline | HostFile]:
@@ -346,6 +354,7 @@ def sources(
     return st.one_of(*(forms[kind] for kind in kinds))
 
 
+@cache
 def images(profile: Profile) -> st.SearchStrategy[Image]:
     """Pictures."""
     details = [None, "low", "high", "auto"] if profile.image_detail else [None]
@@ -357,11 +366,13 @@ def images(profile: Profile) -> st.SearchStrategy[Image]:
     )
 
 
+@cache
 def videos(profile: Profile) -> st.SearchStrategy[Video]:
     """Moving pictures."""
     return st.builds(Video, sources(profile.video_sources, ("video/mp4",)), breakpoints(profile))
 
 
+@cache
 def visible(profile: Profile) -> st.SearchStrategy[Part]:
     """A part of a user's message."""
     kinds: list[st.SearchStrategy[Any]] = [
@@ -373,14 +384,16 @@ def visible(profile: Profile) -> st.SearchStrategy[Part]:
     return st.one_of(*kinds)
 
 
+@cache
 def plain_messages(profile: Profile, role: str) -> st.SearchStrategy[Message]:
     """A message of a user, or of text only for a system or developer."""
     part = visible(profile) if role == "user" else st.builds(Text, texts, breakpoints(profile))
     names = st.none() | identifiers if profile.names else st.none()
-    parts = st.lists(part, min_size=1, max_size=3).map(tuple)
+    parts = st.lists(part, min_size=1, max_size=2).map(tuple)
     return st.builds(Message, st.just(role), parts, names)
 
 
+@cache
 def calls(profile: Profile) -> st.SearchStrategy[ToolCall]:
     """A call of a tool."""
     arguments = object_arguments if profile.object_arguments else raw_arguments
@@ -388,6 +401,7 @@ def calls(profile: Profile) -> st.SearchStrategy[ToolCall]:
     return st.builds(ToolCall, call_ids, identifiers, arguments, cache)
 
 
+@cache
 def results(profile: Profile) -> st.SearchStrategy[ToolResult]:
     """What a tool gave."""
     text: st.SearchStrategy[Any] = st.builds(Text, texts)
@@ -403,13 +417,19 @@ def results(profile: Profile) -> st.SearchStrategy[ToolResult]:
     )
 
 
+@cache
+def spoken(profile: Profile) -> st.SearchStrategy[Text]:
+    """A text that may carry a mark."""
+    return st.builds(Text, texts, breakpoints(profile))
+
+
 @st.composite
 def assistant_messages(draw: st.DrawFn, profile: Profile) -> Message:
     """An assistant's turn in a history."""
     reasoning = profile.reasoning
     thoughts = draw(st.lists(reasoning(), max_size=1)) if reasoning else []
-    said = draw(st.lists(st.builds(Text, texts, breakpoints(profile)), max_size=2))
-    asked = draw(st.lists(calls(profile), max_size=3))
+    said = draw(st.lists(spoken(profile), max_size=2))
+    asked = draw(st.lists(calls(profile), max_size=2))
     parts: list[Part] = [*thoughts, *said, *asked]
     if not profile.ordered_channels and not thoughts:
         parts = draw(st.permutations(parts))
@@ -427,7 +447,7 @@ def histories(draw: st.DrawFn, profile: Profile) -> tuple[Message, ...]:
     roles = ["user", "assistant", "tool"]
     if profile.system_anywhere:
         roles += ["system", "developer"]
-    for _ in range(draw(st.integers(1, 4))):
+    for _ in range(draw(st.integers(1, 3))):
         role = draw(st.sampled_from(roles))
         last = messages[-1].role if messages else "user" if profile.alternates else ""
         if _may_follow(profile, last, role):
@@ -451,15 +471,17 @@ def _may_follow(profile: Profile, last: str, role: str) -> bool:
     return True
 
 
+@cache
 def _message(profile: Profile, role: str) -> st.SearchStrategy[Message]:
     if role == "assistant":
         return assistant_messages(profile)
     if role == "tool":
-        contents = st.lists(results(profile), min_size=1, max_size=3).map(tuple)
+        contents = st.lists(results(profile), min_size=1, max_size=2).map(tuple)
         return st.builds(Message, st.just("tool"), contents)
     return plain_messages(profile, role)
 
 
+@cache
 def tool_specs(profile: Profile) -> st.SearchStrategy[ToolSpec]:
     """A declared function."""
     strict = [None, True, False] if profile.strict_tools else [None]
@@ -473,8 +495,8 @@ def tool_specs(profile: Profile) -> st.SearchStrategy[ToolSpec]:
     )
 
 
-@st.composite
-def samplings(draw: st.DrawFn, profile: Profile) -> Sampling:
+@cache
+def samplings(profile: Profile) -> st.SearchStrategy[Sampling]:
     """Settings of the dialect, each optional."""
     unit = st.none() | st.floats(0, 1, allow_nan=False)
     whole = st.none() | st.integers(1, 100_000)
@@ -483,15 +505,16 @@ def samplings(draw: st.DrawFn, profile: Profile) -> Sampling:
         "top_p": unit,
         "top_k": whole,
         "max_output_tokens": st.integers(1, 9999) if profile.max_output_required else whole,
-        "stop": st.lists(words, max_size=3).map(tuple),
+        "stop": st.lists(words, max_size=2).map(tuple),
         "seed": whole,
         "presence_penalty": unit,
         "frequency_penalty": unit,
         "n": st.sampled_from([None, 1]),
     }
-    return Sampling(**{field: draw(values[field]) for field in profile.sampling})
+    return st.builds(Sampling, **{field: values[field] for field in profile.sampling})
 
 
+@cache
 def response_formats() -> st.SearchStrategy[ResponseFormat | None]:
     """None, any JSON, or a schema."""
     return st.one_of(
@@ -511,7 +534,7 @@ def response_formats() -> st.SearchStrategy[ResponseFormat | None]:
 @st.composite
 def requests(draw: st.DrawFn, profile: Profile) -> Request:
     """A request in the profile's normal form."""
-    tools = tuple(draw(st.lists(tool_specs(profile), max_size=3, unique_by=lambda tool: tool.name)))
+    tools = tuple(draw(st.lists(tool_specs(profile), max_size=2, unique_by=lambda tool: tool.name)))
     choice = None
     if tools or not profile.choice_needs_tools:
         named = NamedChoice(tools[0].name if tools else draw(identifiers))

@@ -1,7 +1,7 @@
 """The laws of a dialect, for both of OpenAI's."""
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.properties.strategies import (
     chunks_of,
@@ -20,6 +20,9 @@ from kimiya.wire.openai_chat import OPENAI_CHAT
 from kimiya.wire.openai_responses import OPENAI_RESPONSES
 
 DIALECTS: tuple[Dialect, ...] = (OPENAI_CHAT, OPENAI_RESPONSES)
+LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+"""Nothing here is timed: a busy machine draws slowly."""
+
 dialects = pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 
 
@@ -41,7 +44,7 @@ def asked(dialect: Dialect) -> Request:
 
 @dialects
 @given(data=st.data())
-@settings(max_examples=40)
+@LAW
 def test_a_request_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) -> None:
     request = data.draw(requests_for(dialect.name))
     sent = dialect.encode_request(request, WireOptions())
@@ -50,7 +53,7 @@ def test_a_request_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) 
 
 @dialects
 @given(data=st.data())
-@settings(max_examples=40)
+@LAW
 def test_a_reply_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) -> None:
     response: Response = data.draw(responses_for(dialect.name))
     assert dialect.decode_response(dialect.encode_response(response, asked(dialect))) == response
@@ -58,7 +61,7 @@ def test_a_reply_comes_back_as_it_went(dialect: Dialect, data: st.DataObject) ->
 
 @dialects
 @given(data=st.data())
-@settings(max_examples=40)
+@LAW
 def test_a_stream_folds_to_the_whole_reply(dialect: Dialect, data: st.DataObject) -> None:
     events = data.draw(streams_for(dialect.name))
     whole = fold(events)
@@ -69,7 +72,7 @@ def test_a_stream_folds_to_the_whole_reply(dialect: Dialect, data: st.DataObject
 
 @dialects
 @given(data=st.data())
-@settings(max_examples=40)
+@LAW
 def test_cutting_a_stream_anywhere_changes_nothing(dialect: Dialect, data: st.DataObject) -> None:
     events = data.draw(streams_for(dialect.name))
     body = encoded(dialect, events, asked(dialect))
@@ -78,7 +81,7 @@ def test_cutting_a_stream_anywhere_changes_nothing(dialect: Dialect, data: st.Da
 
 @dialects
 @given(data=st.data())
-@settings(max_examples=40)
+@LAW
 def test_no_bytes_of_a_stream_escape_as_another_error(
     dialect: Dialect, data: st.DataObject
 ) -> None:

@@ -44,7 +44,7 @@ def test_frames(body: bytes, frames: list[SseFrame]) -> None:
     body=st.lists(st.sampled_from([b"data: a", b"\n", b"\r", b"\r\n", b":", b"event: e"])),
     data=st.data(),
 )
-@settings(max_examples=60)
+@settings(max_examples=60, deadline=None)
 def test_cut_anywhere(body: list[bytes], data: st.DataObject) -> None:
     joined = b"".join(body)
     assert frames_of(*data.draw(chunks_of(joined))) == frames_of(joined)
