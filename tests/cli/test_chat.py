@@ -2,14 +2,20 @@
 
 # ruff: noqa: E501 (a case is one line, or its table cannot be read)
 
+import asyncio
 import io
 import json
+import signal
 
 import pytest
 from rich.console import Console
 
+from kimiya.assembly import assemble
+from kimiya.cli.conversation import Conversation
 from kimiya.cli.main import main
 from kimiya.cli.rendering import PlainScreen, TerminalScreen, harmless, screen_for
+from kimiya.config import effective_config, load_config
+from kimiya.errors import KimiyaError
 from kimiya.pipeline import Report
 
 SCRIPT = """\
@@ -177,3 +183,44 @@ def test_a_pipe_gets_the_bytes_as_they_are() -> None:
 
 def test_control_characters_become_pictures() -> None:
     assert harmless("a\tb\nc\x00\x7f\x9b") == "a\tb\nc␀��"
+
+
+def test_ctrl_c_stops_the_reply_not_the_conversation(tmp_path, capsys, monkeypatch) -> None:
+    (tmp_path / "s.sim").write_text(
+        'reply when user contains "long"\n  text: half of it\n  stall: forever\n  text: never seen\n\n'
+        "reply\n  text: You said {user}\n"
+    )
+    said = PlainScreen.text
+
+    def text_then_ctrl_c(screen: PlainScreen, piece: str) -> None:
+        said(screen, piece)
+        if "it" in piece:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(PlainScreen, "text", text_then_ctrl_c)
+    type_in(monkeypatch, "a long one", "another")
+    assert main(["chat"]) == 0
+    out = capsys.readouterr()
+    assert "half of it" in out.out
+    assert "never seen" not in out.out
+    assert "You said another" in out.out
+    assert "stopped" in out.err
+
+
+@pytest.mark.parametrize(("reply", "kept"), [("  text: half\n  cut\n", True), ("  cut\n", False)])
+def test_what_was_seen_of_a_cut_reply_stays_in_the_history(tmp_path, reply, kept) -> None:
+    (tmp_path / "s.sim").write_text(f"reply\n{reply}")
+    app = assemble(effective_config(load_config(tmp_path / "kimiya.toml")))
+    conversation = Conversation(app.pipeline, model="red", system="be")
+    screen = PlainScreen(io.StringIO(), io.StringIO())
+
+    async def ask() -> None:
+        try:
+            await conversation.ask("q", screen)
+        finally:
+            await app.aclose()
+
+    with pytest.raises(KimiyaError):
+        asyncio.run(ask())
+    roles = [message.role for message in conversation.messages]
+    assert roles == (["system", "user", "assistant"] if kept else ["system"])
