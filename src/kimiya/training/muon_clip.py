@@ -10,6 +10,7 @@ Invariants: gradients are never written to; a step with a NaN or infinite gradie
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from math import isfinite
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from kimiya.errors import ConfigError
 from kimiya.training import optimizer_state
-from kimiya.training.adamw_update import apply_adamw
+from kimiya.training.adamw_update import apply_adamw, local_part
 from kimiya.training.matrix_view import WHOLE, MatrixView
 from kimiya.training.muon_update import MuonRule, check_adjustment
 from kimiya.training.newton_schulz import (
@@ -420,20 +421,21 @@ def _check_matrices(group: Mapping[str, Any]) -> None:
 
 
 def _has_nonfinite(gradients: list[Tensor]) -> Tensor | None:
-    """A 0-d flag, above zero where any gradient holds NaN or infinity; ``None`` without any."""
-    local = [g.to_local() if hasattr(g, "to_local") else g for g in gradients]
-    local = [g for g in local if g.numel()]
+    """A 0-d flag, above zero where any gradient holds NaN or infinity; ``None`` without any.
+
+    A sum is finite only if every term is, and is the cheapest pass there is; a sum that overflowed
+    from finite terms is told apart by a second look.
+    """
+    local = [g for g in map(local_part, gradients) if g.numel()]
     if not local:
         return None
-    by_device: dict[torch.device, list[Tensor]] = {}
-    for gradient in local:
-        by_device.setdefault(gradient.device, []).append(gradient)
     home = local[0].device
-    flags = [
-        (~torch.isfinite(torch.stack(torch._foreach_norm(group, float("inf"))))).any().to(home)
-        for group in by_device.values()
-    ]
-    return torch.stack(flags).any().to(torch.float32)
+    sums = torch.stack([g.sum(dtype=torch.float32).to(home) for g in local])
+    if bool(torch.isfinite(sums).all()):
+        return torch.zeros((), device=home)
+    suspects = [g for g, total in zip(local, sums.tolist(), strict=True) if not isfinite(total)]
+    poisoned = any(not bool(torch.isfinite(g).all()) for g in suspects)
+    return torch.full((), float(poisoned), device=home)
 
 
 def _is_nonfinite(gradient: Tensor | None) -> bool:

@@ -1,6 +1,6 @@
 """Muon's update as functions of tensors: momentum, orthogonalised, scaled, decayed, applied.
 
-Same-shape matrices (either way round) go through Newton–Schulz in one stack, cut so that scratch
+Same-shape matrices go through Newton–Schulz in one stack, cut so that scratch
 memory stays bounded by the largest single matrix or ``STACK_NUMEL``.
 
 Invariants: a gradient is never written to; a weight is written once; no matrix influences another.
@@ -16,10 +16,11 @@ from torch import Tensor
 
 from kimiya.errors import ConfigError
 from kimiya.training.matrix_view import MatrixView
-from kimiya.training.newton_schulz import Method, Triple, default_dtype, orthogonalize_wide_
+from kimiya.training.newton_schulz import Method, Triple, default_dtype, last_factor_
 
-STACK_NUMEL = {"cpu": 1 << 19, "cuda": 1 << 26}
-"""Elements iterated together by device type: cache-sized on a CPU, enough to fill a GPU."""
+STACK_NUMEL = {"cpu": 1 << 17, "cuda": 1 << 26}
+"""Elements iterated together by device type: on a CPU the four buffers of a stack then fit a second
+level cache of 2 MiB; on a GPU enough to fill it."""
 
 ADJUSTMENTS = (None, "original", "match_rms_adamw")
 """Values of ``adjust_lr_fn``, as torch.optim.Muon names them."""
@@ -102,7 +103,7 @@ def apply_muon(pieces: Iterable[Piece], rule: MuonRule) -> None:
     by_shape: dict[tuple[object, ...], list[Piece]] = defaultdict(list)
     for piece in pieces:
         rows, columns = piece.weight.shape[-2:]
-        key = (min(rows, columns), max(rows, columns), piece.weight.device)
+        key = (rows, columns, piece.weight.device)
         by_shape[key].append(piece)
     for alike in by_shape.values():
         for stack in _stacks(alike):
@@ -154,45 +155,57 @@ def _cut(piece: Piece, budget: int) -> Iterable[Piece]:
 
 def _apply_stack(stack: Sequence[Piece], rule: MuonRule) -> None:
     first = stack[0].weight
-    short, long = sorted(first.shape[-2:])
+    rows, columns = first.shape[-2:]
     dtype = rule.ns_dtype or default_dtype(first.device)
-    counts = [piece.weight.numel() // (short * long) for piece in stack]
-    X_BNM = torch.empty((sum(counts), short, long), dtype=dtype, device=first.device)
+    counts = [piece.weight.numel() // (rows * columns) for piece in stack]
+    X_BNM = torch.empty((sum(counts), rows, columns), dtype=dtype, device=first.device)
     for piece, slot in zip(stack, X_BNM.split(counts), strict=True):
         _load(piece, slot, rule)
-    done_BNM = orthogonalize_wide_(X_BNM, rule.schedule, rule.eps, rule.ns_method)
-    for piece, slot in zip(stack, done_BNM.split(counts), strict=True):
-        _store(piece, slot, rule)
-
-
-def _wide(tensor: Tensor) -> Tensor:
-    return tensor if tensor.shape[-2] <= tensor.shape[-1] else tensor.mT
+    Z_BSS, X_BNM = last_factor_(X_BNM, rule.schedule, rule.eps, rule.ns_method)
+    scale = rule.scale(rows, columns)
+    if Z_BSS is None:
+        for piece, slot in zip(stack, X_BNM.split(counts), strict=True):
+            _store(piece, slot.view(piece.weight.shape), rule, scale)
+        return
+    left, right = (Z_BSS, X_BNM) if rows <= columns else (X_BNM, Z_BSS)
+    for piece, a, b in zip(stack, left.split(counts), right.split(counts), strict=True):
+        _store_product(piece, a, b, rule, scale)
 
 
 def _load(piece: Piece, slot: Tensor, rule: MuonRule) -> None:
-    gradient = _wide(piece.gradient)
-    target = slot.view(gradient.shape)
+    target = slot.view(piece.gradient.shape)
     if piece.average is None:
-        target.copy_(gradient)
-        return
-    average = _wide(piece.average)
-    if not rule.nesterov:
-        target.copy_(average)
-    elif gradient.dtype == average.dtype == target.dtype:
-        torch.lerp(gradient, average, rule.momentum, out=target)
+        target.copy_(piece.gradient)
+    elif not rule.nesterov:
+        target.copy_(piece.average)
+    elif piece.gradient.dtype == piece.average.dtype == target.dtype:
+        torch.lerp(piece.gradient, piece.average, rule.momentum, out=target)
     else:
-        target.copy_(torch.lerp(gradient.to(average.dtype), average, rule.momentum))
+        combined = piece.gradient.to(piece.average.dtype)
+        target.copy_(torch.lerp(combined, piece.average, rule.momentum))
 
 
-def _store(piece: Piece, slot: Tensor, rule: MuonRule) -> None:
-    rows, columns = piece.weight.shape[-2:]
-    weight = _wide(piece.weight)
-    update = slot.view(weight.shape)
+def _store(piece: Piece, update: Tensor, rule: MuonRule, scale: float) -> None:
     if piece.replaces:
-        weight.copy_(update).mul_(rule.scale(rows, columns))
+        piece.weight.copy_(update).mul_(scale)
         return
-    weight.mul_(1.0 - rule.lr * rule.weight_decay)
-    weight.add_(update, alpha=-rule.lr * rule.scale(rows, columns))
+    piece.weight.mul_(1.0 - rule.lr * rule.weight_decay)
+    piece.weight.add_(update, alpha=-rule.lr * scale)
+
+
+def _store_product(
+    piece: Piece, left_B: Tensor, right_B: Tensor, rule: MuonRule, scale: float
+) -> None:
+    """Like :func:`_store` for ``left @ right``, inside the product where the memory allows it."""
+    weight = piece.weight
+    keep, along = 1.0 - rule.lr * rule.weight_decay, -rule.lr * scale
+    fits = weight.dtype == left_B.dtype and weight.stride(-1) == 1 and weight.ndim <= 3
+    if piece.replaces or not fits:
+        _store(piece, torch.bmm(left_B, right_B).view(weight.shape), rule, scale)
+    elif weight.ndim == 2:
+        weight.addmm_(left_B[0], right_B[0], beta=keep, alpha=along)
+    else:
+        weight.baddbmm_(left_B, right_B, beta=keep, alpha=along)
 
 
 def check_adjustment(adjust_lr_fn: str | None) -> None:

@@ -6,7 +6,7 @@ one odd polynomial and leaves ``U`` and ``V`` alone, so a few steps bring ``S`` 
 Invariants: works on stacks (``..., n, m``) without ever mixing two matrices; never reads or writes
 outside its argument; a zero matrix stays zero; nothing is data-dependent, so nothing synchronises.
 
-Shape suffixes: B matrices in a stack, N the shorter side, M the longer side.
+Shape suffixes: B matrices in a stack, N rows, M columns, S the shorter of the two.
 """
 
 import math
@@ -28,8 +28,8 @@ Method = Literal["auto", "direct", "gram"]
 """``direct`` iterates on X; ``gram`` on XXᵀ and touches X twice; ``auto`` takes the cheaper."""
 
 _GRAM_ASPECT = 1.75
-"""M/N from which the Gram form wins: 4N²M+34N³ against 20N²M+10N³ flops at five steps, plus slack
-for small products running further from peak."""
+"""Long over short side from which the Gram form wins: 4S²L+34S³ against 20S²L+10S³ flops at five
+steps, plus slack for small products running further from peak."""
 
 
 def _relax(triples: Sequence[Triple], factor: float) -> tuple[Triple, ...]:
@@ -145,60 +145,113 @@ def orthogonalize(
     dtype = dtype or default_dtype(matrices.device)
     if matrices.numel() == 0:
         return matrices.to(dtype)
-    wide = matrices if matrices.shape[-2] <= matrices.shape[-1] else matrices.mT
-    flat_BNM = torch.empty(
-        (wide.shape[:-2].numel(), *wide.shape[-2:]), dtype=dtype, device=matrices.device
-    )
-    flat_BNM.view(wide.shape).copy_(wide)
-    done = orthogonalize_wide_(flat_BNM, schedule, eps, method).view(wide.shape)
-    return done if wide is matrices else done.mT
+    shape = matrices.shape
+    stack_BNM = torch.empty((shape[:-2].numel(), *shape[-2:]), dtype=dtype, device=matrices.device)
+    stack_BNM.view(shape).copy_(matrices)
+    return orthogonalize_stack_(stack_BNM, schedule, eps, method).view(shape)
 
 
-def orthogonalize_wide_(
+def orthogonalize_stack_(
     X_BNM: Tensor, schedule: Sequence[Triple], eps: float, method: Method = "auto"
 ) -> Tensor:
-    """Like :func:`orthogonalize` for a contiguous stack with N ≤ M, which it consumes.
+    """Like :func:`orthogonalize` for a contiguous stack, which it consumes.
 
-    The argument's memory is scratch afterwards; the result may or may not live in it.
+    The argument's memory is scratch afterwards; the result may or may not live in it. Wide
+    matrices are multiplied from the left by polynomials in XXᵀ, tall ones from the right by
+    polynomials in XᵀX, so nothing is ever transposed in memory.
     """
-    X_BNM.div_(torch.linalg.vector_norm(X_BNM, dim=(-2, -1), keepdim=True).clamp_(min=eps))
-    short, long = X_BNM.shape[-2:]
+    Z_BSS, X_BNM = last_factor_(X_BNM, schedule, eps, method)
+    return X_BNM if Z_BSS is None else _times(Z_BSS, X_BNM, None)
+
+
+def last_factor_(
+    X_BNM: Tensor, schedule: Sequence[Triple], eps: float, method: Method = "auto"
+) -> tuple[Tensor | None, Tensor]:
+    """All but the last product: ``(Z, X)`` whose product is the result; Z ``None``: X is.
+
+    Z stands left of X for wide matrices and right of it for tall ones, so a caller may accumulate
+    the product straight into a weight. Below float32 the identity's share is kept out of Z (it
+    would round the rest away), so the product is made here, and ``auto`` iterates on X only.
+    """
+    if X_BNM.dtype.itemsize < 4:
+        X_BNM.div_(torch.linalg.vector_norm(X_BNM, dim=(-2, -1), keepdim=True).clamp_(min=eps))
+        if method == "gram":
+            return _collect_factors(_gram(X_BNM, None), schedule), X_BNM
+        return None, _iterate_low(X_BNM, schedule)
+    gram_BSS = _gram(X_BNM, None)
+    # ‖X‖² is the trace of XXᵀ, which is there already; norms over two axes are slow on CPUs.
+    square_B = gram_BSS.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None, None].clamp_(min=eps * eps)
+    gram_BSS.div_(square_B)
+    short, long = sorted(X_BNM.shape[-2:])
     if method == "gram" or (method == "auto" and long >= _GRAM_ASPECT * short):
-        return _iterate_gram(X_BNM, schedule)
-    return _iterate_direct(X_BNM, schedule)
+        return _collect_factors(gram_BSS, schedule).div_(square_B.sqrt_()), X_BNM
+    return _iterate(X_BNM.div_(square_B.sqrt_()), gram_BSS, schedule)
 
 
-def _iterate_direct(X_BNM: Tensor, schedule: Sequence[Triple]) -> Tensor:
-    count, short, _ = X_BNM.shape
-    gram_BNN = X_BNM.new_empty((count, short, short))
-    poly_BNN = torch.empty_like(gram_BNN)
+def _iterate_low(X_BNM: Tensor, schedule: Sequence[Triple]) -> Tensor:
+    """Every step on X itself, as torch.optim.Muon rounds it."""
     spare_BNM = torch.empty_like(X_BNM)
+    wide = X_BNM.shape[-2] <= X_BNM.shape[-1]
     for a, b, c in schedule:
-        torch.bmm(X_BNM, X_BNM.mT, out=gram_BNN)
-        torch.baddbmm(gram_BNN, gram_BNN, gram_BNN, beta=b, alpha=c, out=poly_BNN)
-        torch.baddbmm(X_BNM, poly_BNN, X_BNM, beta=a, out=spare_BNM)
+        G_BSS = _gram(X_BNM, None)
+        P_BSS = torch.baddbmm(G_BSS, G_BSS, G_BSS, beta=b, alpha=c)
+        left, right = (P_BSS, X_BNM) if wide else (X_BNM, P_BSS)
+        torch.baddbmm(X_BNM, left, right, beta=a, out=spare_BNM)
         X_BNM, spare_BNM = spare_BNM, X_BNM
     return X_BNM
 
 
-def _iterate_gram(X_BNM: Tensor, schedule: Sequence[Triple]) -> Tensor:
-    """Iterate on G = XXᵀ, gather the steps' product Q, and multiply X once at the end.
+def _gram(X_BNM: Tensor, out: Tensor | None) -> Tensor:
+    if X_BNM.shape[-2] <= X_BNM.shape[-1]:
+        return torch.bmm(X_BNM, X_BNM.mT, out=out)
+    return torch.bmm(X_BNM.mT, X_BNM, out=out)
+
+
+def _times(Z_BSS: Tensor, X_BNM: Tensor, out: Tensor | None) -> Tensor:
+    if X_BNM.shape[-2] <= X_BNM.shape[-1]:
+        return torch.bmm(Z_BSS, X_BNM, out=out)
+    return torch.bmm(X_BNM, Z_BSS, out=out)
+
+
+def _polynomial(G_BSS: Tensor, triple: Triple, out: Tensor | None) -> Tensor:
+    """``aI + bG + cG²``."""
+    a, b, c = triple
+    Z_BSS = torch.baddbmm(G_BSS, G_BSS, G_BSS, beta=b, alpha=c, out=out)
+    Z_BSS.diagonal(dim1=-2, dim2=-1).add_(a)
+    return Z_BSS
+
+
+def _iterate(X_BNM: Tensor, G_BSS: Tensor, schedule: Sequence[Triple]) -> tuple[Tensor, Tensor]:
+    """Apply every step but the last to X; return the last step's factor with it."""
+    Z_BSS = torch.empty_like(G_BSS)
+    spare_BNM = torch.empty_like(X_BNM) if len(schedule) > 1 else X_BNM
+    last = len(schedule) - 1
+    for step, triple in enumerate(schedule):
+        _polynomial(G_BSS, triple, Z_BSS)
+        if step != last:
+            _times(Z_BSS, X_BNM, spare_BNM)
+            X_BNM, spare_BNM = spare_BNM, X_BNM
+            _gram(X_BNM, G_BSS)
+    return Z_BSS, X_BNM
+
+
+def _collect_factors(G_BSS: Tensor, schedule: Sequence[Triple]) -> Tensor:
+    """The product of all steps' factors, from the Gram matrix alone.
 
     Every factor is a polynomial in G, so all commute: G_{k+1} = Z G_k Z with Z = aI + bG + cG².
     """
-    G_BNN = torch.bmm(X_BNM, X_BNM.mT)
-    spare_BNN = torch.empty_like(G_BNN)
-    Q_BNN: Tensor | None = None
+    spare_BSS = torch.empty_like(G_BSS)
+    Q_BSS: Tensor | None = None
     last = len(schedule) - 1
-    for step, (a, b, c) in enumerate(schedule):
-        Z_BNN = torch.baddbmm(G_BNN, G_BNN, G_BNN, beta=b, alpha=c)
-        Z_BNN.diagonal(dim1=-2, dim2=-1).add_(a)
+    for step, triple in enumerate(schedule):
+        Z_BSS = _polynomial(G_BSS, triple, None)
         if step != last:
-            torch.bmm(G_BNN, Z_BNN, out=spare_BNN)
-            torch.bmm(Z_BNN, spare_BNN, out=G_BNN)
-        if Q_BNN is None:
-            Q_BNN = Z_BNN
+            torch.bmm(G_BSS, Z_BSS, out=spare_BSS)
+            torch.bmm(Z_BSS, spare_BSS, out=G_BSS)
+        if Q_BSS is None:
+            Q_BSS = Z_BSS
         else:
-            torch.bmm(Z_BNN, Q_BNN, out=spare_BNN)
-            Q_BNN, spare_BNN = spare_BNN, Q_BNN
-    return torch.bmm(Q_BNN, X_BNM)
+            torch.bmm(Z_BSS, Q_BSS, out=spare_BSS)
+            Q_BSS, spare_BSS = spare_BSS, Q_BSS
+    assert Q_BSS is not None  # a schedule has at least one step
+    return Q_BSS

@@ -326,6 +326,14 @@ def test_nonfinite_gradients_are_raised_by_choice():
     assert all(torch.equal(kept[n], p) for n, p in model.named_parameters())
 
 
+def test_finite_gradients_whose_sum_overflows_are_no_reason_to_skip():
+    (p,) = parameters([(4, 4)])
+    optimizer = MuonClip([p], lr=0.1)
+    p.grad = torch.full((4, 4), 3e38)
+    optimizer.step()
+    assert optimizer.skipped_steps == 0
+
+
 def test_missing_gradients_and_frozen_parameters_are_left_alone():
     model = mixed()
     model.conv.requires_grad_(False)

@@ -92,13 +92,13 @@ def single(count=3):
 def count_orthogonalised():
     """Counts matrices that go through Newton–Schulz on this rank."""
     counted = []
-    original = muon_update.orthogonalize_wide_
+    original = muon_update.last_factor_
 
     def counting(stack, *rest):
         counted.append(stack.shape[0])
         return original(stack, *rest)
 
-    muon_update.orthogonalize_wide_ = counting
+    muon_update.last_factor_ = counting
     return counted
 
 
