@@ -8,7 +8,7 @@ import re
 from typing import Literal, NamedTuple
 
 _STRING_END = re.compile(r'(?<!\\)(?:\\\\)*"')
-_MAX_CHARS = 64 * 1024
+MAX_CHARS = 64 * 1024
 """Longest quotation with a marker in it that is waited for."""
 _TOKEN = re.compile(r"`+|\n|[^`\n]+")
 
@@ -32,8 +32,10 @@ class Closer(NamedTuple):
         if newline >= 0 and (found is None or newline < found.start()):
             return -1
         if found is None:
-            return -1 if final or len(text) > _MAX_CHARS else None
+            return -1 if final or len(text) > MAX_CHARS else None
         end = found.end()
+        if end > MAX_CHARS:
+            return -1
         rest = text[end:].lstrip() if self.kind == "string" else text[end : end + 1]
         if self.kind == "string":
             # A quote that ends a JSON string is followed by JSON; any other was never an ending.

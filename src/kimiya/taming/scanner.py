@@ -34,7 +34,7 @@ from kimiya.taming.grammar import (
     MarkKind,
 )
 from kimiya.taming.prose import ProseRule
-from kimiya.taming.quotes import Closer, Quotes, quoted_by
+from kimiya.taming.quotes import MAX_CHARS, Closer, Quotes, quoted_by
 
 MAX_CALL_CHARS = 4 * 1024 * 1024
 """Longest call that is kept; a longer one is a defect."""
@@ -723,18 +723,19 @@ class Scanner:
 
     def _unquoted(self, text: str, closer: Closer) -> str:
         """What looked like a quotation is none: its text, to be read again."""
-        if closer.kind != "fence" and self._lexicon.has_tools:
+        if closer.kind != "fence":
             self._quotes.forget()
             self._last = " "
             return text
-        if self._lexicon.has_tools and _looks_called(text, None):
+        text, rest = text[:MAX_CHARS], text[MAX_CHARS:]
+        if not self._lexicon.has_tools:
+            self._say(text)
+        elif _looks_called(text, None):
             what = "a call in a fence that never closes"
             self._out.append(Defect("unclosed_quote", what, excerpt(text)))
-        elif self._lexicon.has_tools:
-            self._show(text)
         else:
-            self._say(text)
-        return ""
+            self._show(text)
+        return rest
 
     def _json(self, buffer: str, position: int, final: bool) -> int | None:
         """A JSON object, to its last brace."""
@@ -869,7 +870,7 @@ class Scanner:
     def _lone(self, buffer: str, position: int, final: bool) -> int | None:
         """No tools declared, and a marker: named in a sentence, or leaked at its end?"""
         rest = buffer[position:].lstrip()
-        if not rest and not final:
+        if rest in ("", "<") and not final:
             self._pending = buffer[position:]
             return None
         token = "".join(self._raw)

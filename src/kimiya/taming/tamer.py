@@ -221,7 +221,8 @@ class Engine:
             return
         if kind is TextDelta and not self._has_said:
             text = self._padding + text
-            if text[0] in "!?." and len(text) < 4096 and is_padding(text, fewest=1):
+            body = text.strip()
+            if not body or (body[0] in "!?." and is_padding(body, fewest=1) and len(text) < 4096):
                 self._padding = text
                 return
             self._padding = ""
