@@ -117,6 +117,7 @@ TEMPLATE_OFF = {"chat_template_kwargs": {"thinking": False}}
         (K25, CHAT, Thinking(effort="none"), OFF, {}, []),
         (K25, CHAT, Thinking(effort="high"), ON, {}, ["effort_dropped"]),
         (K25, CHAT, Thinking(True, budget_tokens=5000), ON, {}, ["budget_dropped"]),
+        (K25, CHAT, Thinking(True, adaptive=True), ON, {}, ["adaptive_dropped"]),
         # the chat template's argument
         (VLLM, CHAT, NONE, NONE, {}, []),
         (VLLM, CHAT, ON, NONE, TEMPLATE_ON, []),

@@ -194,3 +194,44 @@ def test_doctor_survives_a_broken_configuration(tmp_path, capsys) -> None:
     file.write_text("[gatway]\n")
     assert main(["doctor", "--offline", "--config", str(file)]) == 1
     assert f"WRONG    configuration: {file}:1: gatway" in capsys.readouterr().out
+
+
+def test_serve_hands_over_what_was_asked_for(tmp_path, monkeypatch) -> None:
+    served = []
+    monkeypatch.setattr("kimiya.gateway.server.serve", served.append)
+    file = tmp_path / "k.toml"
+    file.write_text(
+        "[gateway]\nport = 1\n[providers.box]\nkind='openai'\nbase_url='http://127.0.0.1:9'\n"
+    )
+    assert main(["serve", "--config", str(file), "--port", "0", "--workers", "2"]) == 0
+    (config,) = served
+    assert (config.gateway.port, config.gateway.workers, config.gateway.host) == (0, 2, "127.0.0.1")
+    assert config.providers["box"].base_url == "http://127.0.0.1:9"
+    assert main(["serve", "--config", str(file), "--port", "70000"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("spoken", "names"),
+    [
+        ("openai", ["openai_chat", "openai_responses"]),
+        ("anthropic", ["anthropic_messages"]),
+        ("bedrock", ["bedrock_converse"]),
+        ("all", None),
+    ],
+)
+def test_simulate_speaks_as_it_is_told(tmp_path, monkeypatch, capsys, spoken, names) -> None:
+    calls = []
+    monkeypatch.setattr(
+        "kimiya.providers.simulated.server.serve", lambda *args, **kw: calls.append((args, kw))
+    )
+    file = tmp_path / "s.sim"
+    file.write_text("reply\n  text: hi\n")
+    assert main(["simulate", str(file), "--as", spoken, "--port", "9", "--seed", "3"]) == 0
+    ((args, options),) = calls
+    assert args == (str(file), "127.0.0.1", 9)
+    assert options["seed"] == 3
+    dialects = options["dialects"]
+    assert (dialects and [dialect.name for dialect in dialects]) == names
+    out = capsys.readouterr().out
+    assert ("OPENAI_BASE_URL" in out) == (spoken in ("openai", "all"))
+    assert ("ANTHROPIC_BASE_URL" in out) == (spoken in ("anthropic", "all"))

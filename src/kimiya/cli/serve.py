@@ -1,6 +1,7 @@
 """``kimiya serve``: the gateway, in the foreground."""
 
 import argparse
+import contextlib
 
 from kimiya.cli.configured import add_config_option, effective
 
@@ -35,5 +36,6 @@ def run(args: argparse.Namespace) -> int:
     }
     config = structs.replace(config, gateway=structs.replace(config.gateway, **given))
     check(config, Origin(config.file))
-    serve(config)
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end, and by then it has drained
+        serve(config)
     return 0

@@ -1,6 +1,7 @@
 """``kimiya simulate``: a scripted host on a port, to test an agent against a misbehaving model."""
 
 import argparse
+import contextlib
 
 _SPOKEN = {
     "openai": ("openai_chat", "openai_responses"),
@@ -56,12 +57,13 @@ def run(args: argparse.Namespace) -> int:
     if args.spoken in ("bedrock", "all"):
         print(f"  export AWS_ENDPOINT_URL_BEDROCK_RUNTIME={address}")
     print(end="", flush=True)
-    serve(
-        args.file,
-        args.host,
-        args.port,
-        seed=args.seed,
-        dialects=None if names is None else [DIALECTS[name] for name in names],
-        is_public=args.public,
-    )
+    with contextlib.suppress(KeyboardInterrupt):  # the usual end
+        serve(
+            args.file,
+            args.host,
+            args.port,
+            seed=args.seed,
+            dialects=None if names is None else [DIALECTS[name] for name in names],
+            is_public=args.public,
+        )
     return 0

@@ -100,6 +100,8 @@ def _note_measures(draft: Draft, thinking: Thinking) -> None:
             f"{draft.label} thinks as much as it finds fit, not with {thinking.effort} effort",
             "thinking",
         )
+    if thinking.adaptive:
+        draft.note("adaptive_dropped", f"{draft.label} thinks at every turn or at none", "thinking")
     if thinking.budget_tokens is not None:
         draft.note(
             "budget_dropped",
