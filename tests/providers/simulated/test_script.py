@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from kimiya.catalog.catalog import unknown_card
 from kimiya.core.clock import VirtualClock
-from kimiya.core.events import TextDelta, ToolCallDelta
+from kimiya.core.events import PartEnd, TextDelta, ToolCallDelta
 from kimiya.core.exchange import Request, Response, ToolSpec, Usage
 from kimiya.core.messages import Message, Text, ToolCall, ToolResult, system, user
 from kimiya.errors import ConfigError, InvalidRequest, ProviderTimeout, RateLimited
@@ -146,6 +146,12 @@ async def test_id_styles(style: str, beginning: str) -> None:
     # Canonical ids count calls through the whole conversation.
     response = await say(f"ids: {style}\nreply\n  call f: {{}}", request(user("x"), *RESULT))
     assert response.message.tool_calls[0].call_id.startswith(beginning)
+
+
+async def test_every_part_of_a_clean_reply_is_ended() -> None:
+    sim = provider("reply\n  reasoning: a\n  text: b\n  text: c\n  call f: {}\n  text: d")
+    events = [event async for event in sim.stream(request(), CARD)]
+    assert [event.part for event in events if isinstance(event, PartEnd)] == [0, 1, 2, 3]
 
 
 async def test_an_unknown_finish_reason_and_none() -> None:
