@@ -27,6 +27,7 @@ from msgspec import Struct
 from kimiya.catalog.adapt import adapt
 from kimiya.catalog.pricing import cost_usd
 from kimiya.core.clock import Clock, SystemClock
+from kimiya.core.context import NO_CONTEXT, CallContext
 from kimiya.core.events import StreamEvent, StreamStart, UsageReport
 from kimiya.core.exchange import Adjustment, Request, Response, Usage, Verdict
 from kimiya.core.fold import Fold, unfold
@@ -119,9 +120,12 @@ class Call:
     Close it with ``aclose`` (or ``contextlib.aclosing``) when leaving early.
     """
 
-    def __init__(self, pipeline: "Pipeline", request: Request) -> None:
+    def __init__(
+        self, pipeline: "Pipeline", request: Request, context: CallContext = NO_CONTEXT
+    ) -> None:
         self._pipeline = pipeline
         self._request = request
+        self._context = context
         self._clock = pipeline.clock
         self._started_s = self._clock.monotonic()
         self._has_sent = False
@@ -293,7 +297,7 @@ class Pipeline:
             return self.retry
         return msgspec.structs.replace(self.retry, max_retries=retries)
 
-    def stream(self, request: Request) -> Call:
+    def stream(self, request: Request, context: CallContext = NO_CONTEXT) -> Call:
         """Start a call; its events come as the host sends them.
 
         Raises (while iterating):
@@ -301,15 +305,15 @@ class Pipeline:
             ProviderError: Every route failed, or one failed after content was sent.
             TamingExhausted: No attempt gave a reply that could be let through.
         """
-        return Call(self, msgspec.structs.replace(request, stream=True))
+        return Call(self, msgspec.structs.replace(request, stream=True), context)
 
-    def whole(self, request: Request) -> Call:
+    def whole(self, request: Request, context: CallContext = NO_CONTEXT) -> Call:
         """As ``stream``, but the host is asked for a whole reply and nothing comes before it."""
-        return Call(self, msgspec.structs.replace(request, stream=False))
+        return Call(self, msgspec.structs.replace(request, stream=False), context)
 
-    async def complete(self, request: Request) -> Outcome:
+    async def complete(self, request: Request, context: CallContext = NO_CONTEXT) -> Outcome:
         """Make a call and wait for the whole reply. Raises as ``stream``."""
-        return await self.whole(request).outcome()
+        return await self.whole(request, context).outcome()
 
     async def count_tokens(self, request: Request) -> TokenCount:
         """Input tokens as the first target's host counts them, or an estimate where it does not."""
