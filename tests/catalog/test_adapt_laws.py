@@ -1,4 +1,4 @@
-"""Laws of ``adapt`` over every card: no word is lost, twice is once, one error only leaves it."""
+"""Laws of ``adapt`` over every card: no word is lost, twice is once, the dialect can write it."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,6 +28,8 @@ from kimiya.core.messages import (
     ToolResult,
 )
 from kimiya.errors import InvalidRequest
+from kimiya.wire.dialect import WireOptions
+from kimiya.wire.dialects import DIALECTS as DIALECTS_BY_NAME
 
 DIALECTS = ("openai_chat", "openai_responses", "anthropic_messages", "bedrock_converse")
 
@@ -150,3 +152,16 @@ def test_adapting_twice_is_adapting_once(request, card, choice) -> None:
     # By now it is a request of the dialect it will be written in.
     once = replace(once, dialect=dialect or once.dialect)
     assert adapt(once, card, dialect).request == once
+
+
+@given(requests, cards, st.integers(0, 1))
+def test_what_adapt_lets_through_its_dialect_can_write(request, card, choice) -> None:
+    dialect = card.dialects[choice % len(card.dialects)]
+    try:
+        adapted = adapt(request, card, dialect)
+    except InvalidRequest:
+        return
+    options = WireOptions(
+        reasoning_field=card.reasoning_field, max_tokens_field=card.max_tokens_field
+    )
+    DIALECTS_BY_NAME[dialect].encode_request(adapted.request, options)

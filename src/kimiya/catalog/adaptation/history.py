@@ -120,11 +120,9 @@ def _signed(part: Reasoning) -> Reasoning | None:
 
 def _unsigned(part: Reasoning) -> Reasoning | None:
     """The readable text; a signature proves something only to the host that made it."""
-    if not part.text:
-        return None if part.redacted else part
     if part.signature is None and part.redacted is None:
         return part
-    return Reasoning(part.text, extras=part.extras)
+    return Reasoning(part.text, extras=part.extras) if part.text else None
 
 
 def _why(draft: Draft) -> str:
