@@ -1,6 +1,6 @@
 """Laws of ``adapt`` over every card: no word is lost, twice is once, the dialect can write it."""
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
@@ -154,6 +154,7 @@ def test_adapting_twice_is_adapting_once(request, card, choice) -> None:
     assert adapt(once, card, dialect).request == once
 
 
+@settings(max_examples=300)
 @given(requests, cards, st.integers(0, 1))
 def test_what_adapt_lets_through_its_dialect_can_write(request, card, choice) -> None:
     dialect = card.dialects[choice % len(card.dialects)]
