@@ -11,7 +11,18 @@ The seam the pipeline stands on:
 On its own, in anybody's loop: ``tame_openai_stream(deltas, tools)``.
 """
 
+from kimiya.taming.custody import ReasoningShelf, ReasoningStore
 from kimiya.taming.openai import OpenAITamer, tame_openai_stream
+from kimiya.taming.retry import asked_again
 from kimiya.taming.tamer import Prepared, Tamer, prepare
 
-__all__ = ["OpenAITamer", "Prepared", "Tamer", "prepare", "tame_openai_stream"]
+__all__ = [
+    "OpenAITamer",
+    "Prepared",
+    "ReasoningShelf",
+    "ReasoningStore",
+    "Tamer",
+    "asked_again",
+    "prepare",
+    "tame_openai_stream",
+]

@@ -155,11 +155,8 @@ class Scanner:
         if "{" in text or text.endswith(FUNCTION_PREFIXES) or "functions" in text:
             return False
         if self._line_is_blank or "\n" in text:
-            start = text.rfind("\n") + 1
-            if start == 0 and not self._line_is_blank:
-                return True
-            tail = text[start:].lstrip(" \t")
-            return not tail or not self._lexicon.opens_line(tail)
+            starts = self._line_starts(text, 0)
+            return not any(self._lexicon.opens_line(text[start:]) for start in starts)
         return True
 
     def _run(self, buffer: str, *, final: bool) -> None:
@@ -192,7 +189,7 @@ class Scanner:
         if self._is_blank and text.strip():
             self._is_blank = False
         self._quotes.feed(text)
-        self._last = text[-1]
+        self._last = text[-2:] if len(text) > 1 else self._last[-1:] + text
 
     def _say(self, text: str) -> None:
         if text:
@@ -418,8 +415,10 @@ class Scanner:
         return _OPENINGS[kind](self, token, start + len(token), header[1] if header else None)
 
     def _adjacent_quote(self) -> Closer | None:
-        mark = _QUOTE_MARKS.get(self._last)
-        return quoted_by(mark) if mark else None
+        mark = _QUOTE_MARKS.get(self._last[-1:])
+        if mark is None or self._last[-1:] == mark and self._last[:-1] not in _BEFORE_QUOTES:
+            return None
+        return quoted_by(mark)
 
     def _enter_quote(self, start: int, closer: Closer) -> int:
         self._reset_region()
@@ -490,7 +489,7 @@ class Scanner:
             self._has_cut = True
             return start + len(token)
         self._say(buffer[position:start])
-        if self._quotes.closer() is not None or self._last in _QUOTE_MARKS:
+        if self._quotes.closer() is not None or self._adjacent_quote() is not None:
             return self._let_out(buffer, start, start + 1)
         self._reset_region()
         self._mode = "xml"
@@ -680,7 +679,12 @@ class Scanner:
         self._mode = "prose"
         if not self._lexicon.has_tools and _mention(raw):
             self._say(raw)
-        elif self._before == " " and len(self._raw) == 1 and _PLAIN.match(after) and _mention(raw):
+        elif (
+            self._before[-1:] == " "
+            and len(self._raw) == 1
+            and _PLAIN.match(after)
+            and _mention(raw)
+        ):
             self._note("mention_neutralised", f"showed {excerpt(raw)!r} with its markers defused")
             self._say(neutral(raw))
         else:
@@ -904,8 +908,8 @@ class Scanner:
         found = buffer.find("<|im_assistant|>", position)
         end = found if found >= 0 else len(buffer) if final else self._mark_part(buffer, position)
         self._length += end - position
-        if sum(map(len, self._pieces)) < 200:
-            self._pieces.append(buffer[position:end][:200])
+        kept = sum(map(len, self._pieces))
+        self._pieces.append(buffer[position:end][: max(0, 201 - kept)])
         if found < 0 and not final:
             self._pending = buffer[end:]
             return None
@@ -975,6 +979,8 @@ class Scanner:
         return text[stop:]
 
 
+_BEFORE_QUOTES = frozenset(["", " ", "\n", "\t", "(", "[", "{", ":", "=", ",", ">"])
+"""What stands before a quotation mark that opens, where the same sign also closes."""
 _QUOTE_MARKS: Mapping[str, str] = {
     '"': '"',
     "'": "'",

@@ -10,6 +10,7 @@ Invariants: no control marker leaves here in text or reasoning; no call leaves h
 declared tool with valid arguments; after a verdict of ``retry`` no event follows.
 """
 
+from collections.abc import Mapping
 from typing import assert_never
 
 from msgspec import Struct
@@ -27,11 +28,15 @@ from kimiya.core.events import (
 )
 from kimiya.core.exchange import Adjustment, Defect, Repair, Request, Verdict
 from kimiya.core.fold import Serialiser, grown
+from kimiya.core.messages import JsonValue
 from kimiya.taming.calls import Meant, Toolbox
+from kimiya.taming.custody import ReasoningStore
 from kimiya.taming.findings import Candidate, Dictated, Finding, Thought, Typed
+from kimiya.taming.history import mend
 from kimiya.taming.ids import IdPlan
 from kimiya.taming.judgement import Judged, Loop, Said, Turn, is_padding, judge
 from kimiya.taming.native import candidates_of
+from kimiya.taming.prose import rules_of
 from kimiya.taming.scanner import Scanner
 
 _MAX_HELD_CHARS = 8 * 1024 * 1024
@@ -48,7 +53,9 @@ class Prepared(Struct, frozen=True):
     """The declared tools; ``None`` lets the reply through as it is."""
     ids: IdPlan = IdPlan()
     loop: Loop = Loop()
-    """The calls that end the history, if they repeat."""
+    """The call that ends the history, if it repeats."""
+    renamed: Mapping[str, str] = {}
+    """Tool names as they were sent, to the client's own."""
 
 
 class NativeCall:
@@ -75,10 +82,17 @@ Held = Said | NativeCall | Candidate | Typed | Dictated
 class Engine:
     """Tames one reply."""
 
-    def __init__(self, toolbox: Toolbox, ids: IdPlan = IdPlan(), loop: Loop = Loop()) -> None:  # noqa: B008
+    def __init__(
+        self,
+        toolbox: Toolbox,
+        ids: IdPlan | None = None,
+        loop: Loop | None = None,
+        renamed: Mapping[str, str] | None = None,
+    ) -> None:
         self._toolbox = toolbox
-        self._ids = ids
-        self._loop = loop
+        self._ids = ids or IdPlan()
+        self._loop = loop or Loop()
+        self._renamed = renamed or {}
         lexicon = toolbox.lexicon
         self._content = Scanner(
             lexicon, "content", properties=toolbox.properties, prose=toolbox.prose
@@ -314,7 +328,8 @@ class Engine:
                 self._next_part += 1
                 position += 1
                 self._parts.clear()
-                out.append(ToolCallDelta(part, call_id, item.name, item.arguments))
+                name = self._renamed.get(item.name, item.name)
+                out.append(ToolCallDelta(part, call_id, name, item.arguments))
                 out.append(PartEnd(part))
             elif item.text:
                 self._emit(item.text, item.kind, item.raw_part, out)
@@ -330,27 +345,58 @@ def _size(finding: Candidate | Typed | Dictated) -> int:
     return len(finding.raw if isinstance(finding, Typed) else finding.text)
 
 
-def prepare(request: Request, card: ModelCard) -> Prepared:
-    """Make a request's history safe for this target."""
-    if card.call_format == "none":
+def prepare(
+    request: Request,
+    card: ModelCard,
+    *,
+    store: ReasoningStore | None = None,
+    prose: Mapping[str, JsonValue] | None = None,
+) -> Prepared:
+    """Make a request's history safe for this target.
+
+    Args:
+        request: As the client sent it.
+        card: The target's.
+        store: Where reasoning of earlier replies is kept; one tenant's view of it.
+        prose: By tool name, how arguments look when they are typed as prose (``taming.prose``),
+            for clients that declare nothing themselves.
+
+    Raises:
+        ConfigError: A prose declaration cannot be read.
+    """
+    if card.call_format == "none" and card.canonical_call_ids is None:
         return Prepared(request)
-    return Prepared(request, toolbox=Toolbox(request.tools))
+    mended = mend(request, card, store)
+    toolbox = None
+    if card.call_format != "none":
+        tools = mended.request.tools
+        toolbox = Toolbox(tools, rules_of(tools, prose))
+    return Prepared(
+        mended.request, mended.adjustments, toolbox, mended.ids, mended.loop, mended.renamed
+    )
 
 
 class Tamer:
     """Turns the raw events of one reply into tame ones, as its card asks for."""
 
-    def __init__(self, prepared: Prepared, card: ModelCard) -> None:
+    def __init__(
+        self, prepared: Prepared, card: ModelCard, *, store: ReasoningStore | None = None
+    ) -> None:
         toolbox = prepared.toolbox
         if toolbox is None and card.call_format != "none":
             toolbox = Toolbox(prepared.request.tools)
         self._engine = (
-            Engine(toolbox, prepared.ids, prepared.loop)
-            if toolbox is not None and card.call_format != "none"
+            Engine(toolbox, prepared.ids, prepared.loop, prepared.renamed)
+            if toolbox is not None
             else None
         )
         self._serial = Serialiser()
-        self.has_spoken = False
+        self._store = store
+
+    @property
+    def has_spoken(self) -> bool:
+        """Whether visible text or a call has gone out; always ``True`` where nothing is tamed."""
+        return self._engine is None or self._engine.has_spoken
 
     @property
     def verdict(self) -> Verdict:
@@ -361,7 +407,18 @@ class Tamer:
         """One raw event in; the tame events that may go out now."""
         if self._engine is None:
             return self._serial.feed(event)
-        return self._engine.feed(event)
+        out = self._engine.feed(event)
+        if self._store is not None and isinstance(event, Finish):
+            self._keep(out, self._store)
+        return out
+
+    def _keep(self, out: list[StreamEvent], store: ReasoningStore) -> None:
+        """Keep the reply's reasoning under its calls' ids."""
+        assert self._engine is not None
+        reasoning = self._engine.reasoning
+        for event in out:
+            if reasoning and isinstance(event, ToolCallDelta):
+                store.put(event.call_id, reasoning)
 
     def close(self) -> list[StreamEvent]:
         """The raw stream ended; what is still held back."""
