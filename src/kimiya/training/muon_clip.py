@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from kimiya.errors import ConfigError
 from kimiya.training import optimizer_state
 from kimiya.training.adamw_update import apply_adamw, local_part
-from kimiya.training.matrix_view import WHOLE, MatrixView
+from kimiya.training.matrix_view import MatrixView
 from kimiya.training.muon_update import MuonRule, check_adjustment
 from kimiya.training.newton_schulz import (
     DEFAULT_COEFFICIENTS,
@@ -27,6 +27,7 @@ from kimiya.training.newton_schulz import (
     Method,
     resolve_schedule,
 )
+from kimiya.training.optimizer_state import GroupStructure
 from kimiya.training.parameter_groups import param_groups
 from kimiya.training.qk_clip import QKClip
 from kimiya.training.sharding import any_rank, update_matrices
@@ -115,6 +116,8 @@ class MuonClip(torch.optim.Optimizer):
             "adjust_lr_fn": adjust_lr_fn,
         }
         self._adamw_defaults = {"betas": adamw_betas, "eps": adamw_eps, "fused": True}
+        self.structures: list[GroupStructure] = []
+        """One a group: how it is read, and why its members are there."""
         groups = _as_groups(params, lr, weight_decay, adamw_betas)
         super().__init__(groups, {"lr": lr, "weight_decay": weight_decay})
         if not any(group["algorithm"] == "muon" for group in self.param_groups):
@@ -137,15 +140,14 @@ class MuonClip(torch.optim.Optimizer):
         group["algorithm"] = algorithm
         own = self._muon_defaults if algorithm == "muon" else self._adamw_defaults
         group = {**own, **group}
-        group.setdefault("view", WHOLE)
-        group.setdefault("reasons", {})
-        group.setdefault("positions", [])
+        structure = GroupStructure.taken_from(group)
         super().add_param_group(group)
         try:
-            _check_group(self.param_groups[-1])
+            _check_group(self.param_groups[-1], structure.view)
         except ConfigError:
             self.param_groups.pop()
             raise
+        self.structures.append(structure)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -168,23 +170,23 @@ class MuonClip(torch.optim.Optimizer):
         self.step_skipped = not self._may_step()
         if self.step_skipped:
             return loss
-        for group in self.param_groups:
+        for group, structure in zip(self.param_groups, self.structures, strict=True):
             params = [p for p in group["params"] if p.grad is not None]
             if group["algorithm"] == "muon":
-                self._step_muon(group, params)
+                self._step_muon(group, params, structure.view)
             else:
                 self._step_adamw(group, params)
         return loss
 
-    def _step_muon(self, group: Mapping[str, Any], params: list[nn.Parameter]) -> None:
+    def _step_muon(
+        self, group: Mapping[str, Any], params: list[nn.Parameter], view: MatrixView
+    ) -> None:
         weights = [self._weight(p) for p in params]
         buffers = [
             self._buffer(p, w, "momentum_buffer") for p, w in zip(params, weights, strict=True)
         ]
         rule = self.rule(group)
-        update_matrices(
-            [p.grad for p in params], buffers, weights, group["view"], rule, self.process_group
-        )
+        update_matrices([p.grad for p in params], buffers, weights, view, rule, self.process_group)
         self._publish(params)
 
     def _step_adamw(self, group: Mapping[str, Any], params: list[nn.Parameter]) -> None:
@@ -274,7 +276,7 @@ class MuonClip(torch.optim.Optimizer):
         ``reason``."""
         rows: list[dict[str, str]] = []
         names = iter(self.named_parameters())
-        for group in self.param_groups:
+        for group, structure in zip(self.param_groups, self.structures, strict=True):
             for _ in group["params"]:
                 name, parameter = next(names)
                 muon = group["algorithm"] == "muon" and parameter.numel() > 0
@@ -283,8 +285,8 @@ class MuonClip(torch.optim.Optimizer):
                     {
                         "name": name,
                         "algorithm": group["algorithm"],
-                        "matrices": group["view"].describe(shape) if muon else str(shape),
-                        "reason": group["reasons"].get(name, "as its group says"),
+                        "matrices": structure.view.describe(shape) if muon else str(shape),
+                        "reason": structure.reasons.get(name, "as its group says"),
                     }
                 )
         return rows
@@ -306,8 +308,14 @@ class MuonClip(torch.optim.Optimizer):
         return "\n".join(lines)
 
     def state_dict(self) -> dict[str, Any]:
-        """torch's format; views and reasons are structure, not state, and are left out."""
-        return optimizer_state.without_structure(super().state_dict())
+        """torch's format, with QK-Clip's counters under ``qk_clip`` where one is attached.
+
+        torch.distributed.checkpoint keeps ``state`` and ``param_groups`` only.
+        """
+        saved = super().state_dict()
+        if self.qk_clip is not None:
+            saved["qk_clip"] = self.qk_clip.state_dict()
+        return saved
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up a state of MuonClip, torch.optim.Muon or torch.optim.AdamW.
@@ -316,17 +324,19 @@ class MuonClip(torch.optim.Optimizer):
         ``model.parameters()`` when both sides cover the same parameters.
 
         Raises:
-            ConfigError: it cannot be matched, with the remedy.
+            ConfigError: it cannot be matched, with the remedy; nothing has changed.
         """
-        matched = optimizer_state.match(state_dict, self.param_groups)
-        structure = [optimizer_state.structure_of(group) for group in self.param_groups]
+        matched = optimizer_state.match(state_dict, self.param_groups, self.structures)
+        algorithms = [group["algorithm"] for group in self.param_groups]
         super().load_state_dict(matched)
-        for group, kept in zip(self.param_groups, structure, strict=True):
-            own = self._muon_defaults if kept["algorithm"] == "muon" else self._adamw_defaults
-            for key, value in {**own, **kept}.items():
-                if key in kept or key not in group:
-                    group[key] = value
+        for group, algorithm in zip(self.param_groups, algorithms, strict=True):
+            own = self._muon_defaults if algorithm == "muon" else self._adamw_defaults
+            for key, value in own.items():
+                group.setdefault(key, value)
+            group["algorithm"] = algorithm
         optimizer_state.restore_exactly(self, matched)
+        if self.qk_clip is not None and "qk_clip" in state_dict:
+            self.qk_clip.load_state_dict(state_dict["qk_clip"])
 
 
 def _as_groups(
@@ -381,7 +391,7 @@ def _algorithm(group: dict[str, Any]) -> str:
     return chosen
 
 
-def _check_group(group: Mapping[str, Any]) -> None:
+def _check_group(group: Mapping[str, Any], view: MatrixView) -> None:
     for key in ("lr", "weight_decay", "eps"):
         if not 0.0 <= float(group[key]) < float("inf"):
             raise ConfigError(f"{group[key]!r} is not in [0, inf)", key=key)
@@ -398,11 +408,10 @@ def _check_group(group: Mapping[str, Any]) -> None:
         raise ConfigError(f"{group['momentum']!r} is not in [0, 1)", key="momentum")
     resolve_schedule(group["ns_coefficients"], group["ns_steps"])
     check_adjustment(group["adjust_lr_fn"])
-    _check_matrices(group)
+    _check_matrices(group, view)
 
 
-def _check_matrices(group: Mapping[str, Any]) -> None:
-    view: MatrixView = group["view"]
+def _check_matrices(group: Mapping[str, Any], view: MatrixView) -> None:
     names = group.get("param_names") or [f"#{i}" for i in range(len(group["params"]))]
     for name, parameter in zip(names, group["params"], strict=True):
         if hasattr(parameter, "ds_shape") and not parameter.numel():

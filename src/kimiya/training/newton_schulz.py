@@ -58,6 +58,15 @@ SCHEDULES: dict[str, tuple[Triple, ...]] = {
         ),
         (1.875, -1.25, 0.375),
     ),
+    # Ours: each step minimax on the interval the one before leaves, from a smallest singular value
+    # of 3e-3 of the Frobenius norm (each equioscillates, as a test checks). With ns_steps=4 values
+    # land in 0.80..1.20: nearer to one than Jordan's five steps, at four fifths of the cost.
+    "four_step": (
+        (8.383673612923161, -24.765905857974516, 18.35708189288758),
+        (4.043420433700424, -3.0114049938415297, 0.5695121503191817),
+        (3.5055706172438916, -2.6266538356180993, 0.5257194048203219),
+        (2.490115939444255, -1.8342750827526706, 0.4368347068947254),
+    ),
 }
 """Named coefficient schedules, each with the source it was taken from."""
 

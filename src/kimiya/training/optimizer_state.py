@@ -5,34 +5,45 @@ restored tensors keep the precision they were saved in.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from kimiya.errors import ConfigError
-
-STRUCTURE = ("view", "reasons", "positions", "algorithm")
-"""Group entries that describe the model rather than the run."""
-
-_UNSAVED = ("view", "reasons", "positions")
+from kimiya.training.matrix_view import WHOLE, MatrixView
 
 
-def without_structure(state_dict: dict[str, Any]) -> dict[str, Any]:
-    """The state without entries that only code can make."""
-    groups = [
-        {key: value for key, value in group.items() if key not in _UNSAVED}
-        for group in state_dict["param_groups"]
-    ]
-    return {**state_dict, "param_groups": groups}
+@dataclass(frozen=True, slots=True)
+class GroupStructure:
+    """What describes a group's place in the model; known to code, never saved.
+
+    Kept beside ``param_groups``, not in them: checkpoint engines save and demand every entry there.
+    """
+
+    view: MatrixView
+    """How its parameters are read as matrices."""
+
+    reasons: Mapping[str, str]
+    """Why each named parameter is here."""
+
+    positions: Sequence[int]
+    """Each parameter's place in ``model.parameters()``; empty where unknown."""
+
+    @staticmethod
+    def taken_from(group: dict[str, Any]) -> "GroupStructure":
+        """Pop the entries out of a group a caller wrote."""
+        return GroupStructure(
+            group.pop("view", WHOLE), group.pop("reasons", {}), group.pop("positions", ())
+        )
 
 
-def structure_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """The structure entries of a live group."""
-    return {key: group[key] for key in STRUCTURE}
-
-
-def match(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def match(
+    state_dict: Mapping[str, Any],
+    groups: Sequence[Mapping[str, Any]],
+    structures: Sequence[GroupStructure],
+) -> dict[str, Any]:
     """``state_dict`` rearranged to ``groups``, with foreign states converted.
 
     Raises:
@@ -48,7 +59,7 @@ def match(state_dict: Mapping[str, Any], groups: Sequence[Mapping[str, Any]]) ->
             key="state_dict",
         ) from cause
     if not _same_layout(saved_groups, groups, sizes):
-        saved, saved_groups = _regroup(saved, saved_groups, groups)
+        saved, saved_groups = _regroup(saved, saved_groups, groups, structures)
     for group, saved_group in zip(groups, saved_groups, strict=True):
         for index in saved_group["params"]:
             if index in saved:
@@ -84,10 +95,13 @@ def _same_layout(
 
 
 def _regroup(
-    saved: dict[Any, Any], saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]
+    saved: dict[Any, Any],
+    saved_groups: list[Any],
+    groups: Sequence[Mapping[str, Any]],
+    structures: Sequence[GroupStructure],
 ) -> tuple[dict[Any, Any], list[dict[str, Any]]]:
     """Number parameters as ``groups`` do; hyperparameters stay those of ``groups``."""
-    keys = _saved_keys(saved_groups, groups)
+    keys = _saved_keys(saved_groups, groups, structures)
     fresh: dict[Any, Any] = {}
     regrouped: list[dict[str, Any]] = []
     number = 0
@@ -97,12 +111,16 @@ def _regroup(
         for index, key in zip(numbers, wanted, strict=True):
             if key in saved:
                 fresh[index] = saved[key]
-        kept = {k: v for k, v in group.items() if k != "params" and k not in STRUCTURE}
+        kept = {k: v for k, v in group.items() if k != "params"}
         regrouped.append({**kept, "params": numbers})
     return fresh, regrouped
 
 
-def _saved_keys(saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+def _saved_keys(
+    saved_groups: list[Any],
+    groups: Sequence[Mapping[str, Any]],
+    structures: Sequence[GroupStructure],
+) -> list[list[Any]]:
     """For each live parameter, the key it has in the saved state."""
     if all("param_names" in group for group in (*saved_groups, *groups)):
         by_name = {
@@ -116,8 +134,8 @@ def _saved_keys(saved_groups: list[Any], groups: Sequence[Mapping[str, Any]]) ->
         return [[by_name[name] for name in group["param_names"]] for group in groups]
     flat = [index for group in saved_groups for index in group["params"]]
     total = sum(len(group["params"]) for group in groups)
-    if len(saved_groups) == 1 and len(flat) == total and all(g["positions"] for g in groups):
-        return [[flat[position] for position in group["positions"]] for group in groups]
+    if len(saved_groups) == 1 and len(flat) == total and all(s.positions for s in structures):
+        return [[flat[position] for position in one.positions] for one in structures]
     raise ConfigError(
         f"the saved state has {len(flat)} parameters in {len(saved_groups)} groups, this optimizer "
         f"{total} in {len(groups)}, and names to match them by are missing",

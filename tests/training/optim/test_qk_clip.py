@@ -365,3 +365,16 @@ def test_a_skipped_step_does_not_clip_either():
     module(x).sum().backward()
     optimizer.step()
     assert optimizer.qk_clip.last[0].clipped
+
+
+def test_one_state_dict_carries_the_clip_too():
+    module, x = made("mha")
+    optimizer = MuonClip(module, lr=0.01, qk_clip=QKClip(module, tau=1.0))
+    module(x).sum().backward()
+    optimizer.step()
+    saved = copy.deepcopy(optimizer.state_dict())
+    twin = copy.deepcopy(module)
+    again = MuonClip(twin, lr=0.01, qk_clip=QKClip(twin, tau=1.0))
+    again.load_state_dict(saved)
+    assert again.qk_clip.state_dict() == optimizer.qk_clip.state_dict()
+    assert sum(again.qk_clip.total_clips.values()) > 0
