@@ -115,3 +115,11 @@ def test_a_claimed_length_is_refused_before_it_is_gathered() -> None:
     prelude = lengths + struct.pack(">I", zlib.crc32(lengths))
     with pytest.raises(RemoteProtocolError, match="over the limits"):
         FrameDecoder().feed(prelude)
+
+
+@pytest.mark.parametrize("place", range(8))
+def test_a_damaged_length_is_found_before_anything_is_awaited(place: int) -> None:
+    stream = bytearray(encode_frame(Frame({"a": "b"}, b"c")))
+    stream[place] ^= 1
+    with pytest.raises(RemoteProtocolError, match="begins with a wrong checksum"):
+        FrameDecoder().feed(bytes(stream[:12]))

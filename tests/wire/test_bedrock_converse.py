@@ -329,3 +329,9 @@ def test_the_stop_sequence_stands_where_the_service_puts_it() -> None:
     finish = Finish("stop_sequence", "stop_sequence", "END")
     *_, read = stream(encoder.encode(finish), encoder.close())
     assert read == finish
+
+
+def test_usage_that_was_cut_off_is_missed() -> None:
+    metadata = frame("metadata", usage={"inputTokens": 3, "outputTokens": 1})
+    with pytest.raises(RemoteProtocolError, match="in the middle of a frame"):
+        stream(STOP, metadata[:-1])
