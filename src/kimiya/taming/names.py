@@ -60,6 +60,7 @@ class Names:
 
     def __init__(self, names: tuple[str, ...]) -> None:
         self.declared = frozenset(names)
+        self.declared_in_order = names
         self._by_plain: dict[str, tuple[str, ...]] = {}
         for name in names:
             self._by_plain[plain(name)] = (*self._by_plain.get(plain(name), ()), name)

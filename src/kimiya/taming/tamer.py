@@ -89,7 +89,7 @@ class Engine:
         loop: Loop | None = None,
         renamed: Mapping[str, str] | None = None,
     ) -> None:
-        self._toolbox = toolbox
+        self.toolbox = toolbox
         self._ids = ids or IdPlan()
         self._loop = loop or Loop()
         self._renamed = renamed or {}
@@ -282,7 +282,7 @@ class Engine:
         self._is_done = True
         items = self._expanded()
         judged = judge(
-            self._toolbox,
+            self.toolbox,
             items,
             (self._defects, self._repairs),
             Turn(self._has_said, self._padding, self.reasoning, event, self._text_part),
@@ -300,7 +300,7 @@ class Engine:
         for entry in self._held:
             if isinstance(entry, NativeCall):
                 found = candidates_of(
-                    entry.names, entry.call_id, "".join(entry.pieces), self._toolbox
+                    entry.names, entry.call_id, "".join(entry.pieces), self.toolbox
                 )
                 for finding in found:
                     if isinstance(finding, Candidate):
