@@ -18,6 +18,7 @@
         ContextOverflow           final
       TamingExhausted             carries the verdict
       BudgetExceeded              which budget, by how much
+      LedgerError                 what calls cost cannot be kept or read
       JournalError
         ReplayMismatch
       DeliverableError
@@ -245,6 +246,12 @@ class BudgetExceeded(KimiyaError):
         self.budget = budget
         self.left = left
         self.resets_at = resets_at
+
+
+class LedgerError(KimiyaError):
+    """The ledger cannot keep or read what calls cost: which file or database, and the remedy."""
+
+    status_hint = 503
 
 
 class JournalError(KimiyaError):
