@@ -40,6 +40,13 @@ LOCAL = """
 [providers.local]
 kind = "local"
 slots = 1
+context_tokens = 2048
+
+# Greedy, so that a client that sets no temperature gets the same reply each time.
+[[models]]
+host = "local"
+model_id = "smollm2-135m-instruct"
+recommended = { instant = { temperature = 0 } }
 
 [routes.small]
 targets = ["local:smollm2-135m-instruct"]

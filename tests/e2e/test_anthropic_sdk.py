@@ -120,7 +120,7 @@ def test_errors_are_the_sdks_own(client: anthropic.Anthropic) -> None:
 def test_tokens_are_counted(client: anthropic.Anthropic, embedded: str) -> None:
     messages: Any = [{"role": "user", "content": "What is the capital of France?"}]
     counted = client.messages.count_tokens(model=embedded, messages=messages)
-    reply = _whole(client, model=embedded, messages=messages)
+    reply = client.messages.create(model=embedded, messages=messages, max_tokens=4)
     cached = reply.usage.cache_read_input_tokens or 0
     assert counted.input_tokens == reply.usage.input_tokens + cached
     assert client.messages.count_tokens(model="sim", messages=messages).input_tokens > 0

@@ -22,7 +22,7 @@ def claude(
     env = {
         "ANTHROPIC_BASE_URL": gateway,
         "ANTHROPIC_API_KEY": "none",
-        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "60",
+        "CLAUDE_CODE_MAX_OUTPUT_TOKENS": "24",
         "CLAUDE_CONFIG_DIR": str(home / ".claude"),
         "CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC": "1",
         "DISABLE_AUTOUPDATER": "1",
@@ -65,7 +65,11 @@ def test_an_unknown_model_is_told(gateway: str, tripwire: Tripwire, tmp_path: Pa
 def test_the_embedded_model_answers(
     gateway: str, tripwire: Tripwire, tmp_path: Path, embedded: str
 ) -> None:
-    """Its window is small, so Claude Code leaves its tools and its own long prompt out."""
+    """Its window is small, so Claude Code leaves its tools and its own long prompt out.
+
+    What it says is not to be foreseen, for the prompt holds the date; where it has no end, Claude
+    Code reports the limit.
+    """
     done = claude(
         gateway,
         tripwire,
@@ -73,7 +77,7 @@ def test_the_embedded_model_answers(
         "What is the capital of France?",
         *("--model", embedded, "--tools", "", "--system-prompt", "You are a helpful assistant."),
     )
-    assert done.returncode == 0, done.stdout + done.stderr
     said = json.loads(done.stdout)
+    assert said["modelUsage"][embedded]["outputTokens"] > 0
     assert said["result"].strip()
-    assert said["usage"]["output_tokens"] > 0
+    assert done.returncode == 0 or "24 output token maximum" in said["result"], done.stdout
