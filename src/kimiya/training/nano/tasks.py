@@ -1,8 +1,8 @@
 """Single-turn tool use, made up from a seed: declared tools, a request, and the one right answer.
 
-Each declaration draws a tool's parameters anew, so that the schema must be read and cannot be
-learnt by the tool's name. A request mentions its values in any order; the answer gives them in the
-schema's. The same seed and settings give the same tasks in every process and on every machine.
+Each declaration draws a tool's parameters anew, so that no schema can be learnt by the tool's name.
+A request mentions its values in any order, and the answer keeps that order: JSON objects have none,
+and a small model that must sort them repeats keys instead. The same seed and settings give the same tasks in every process and on every machine.
 """
 
 from __future__ import annotations
@@ -198,9 +198,9 @@ def _neighbour(chance: random.Random, names: list[str], pool: list[str]) -> str:
 def _draw_request(chance: random.Random, tool: _Tool, mix: TaskMix) -> tuple[str, Call]:
     optional = tool.parameters[tool.required :]
     given = tool.parameters[: tool.required] + tuple(k for k in optional if chance.random() < 0.5)
-    values = {kind.name: _draw_value(chance, kind, held_out=mix.held_out_values) for kind in given}
-    phrases = [kind.phrase.format(values[kind.name]) for kind in given]
-    chance.shuffle(phrases)
+    said = chance.sample(given, len(given))
+    values = {kind.name: _draw_value(chance, kind, held_out=mix.held_out_values) for kind in said}
+    phrases = [kind.phrase.format(values[kind.name]) for kind in said]
     verb, noun = tool.name.split("_")
     spoken = chance.choice(VERBS[verb])
     return f"{spoken} a {noun}{''.join(phrases)}", Call(tool.name, values)
