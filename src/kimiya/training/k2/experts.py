@@ -121,11 +121,15 @@ class RoutedExperts(nn.Module):
         gate_up_X2IE, down_XEI = self.gate_up_proj, self.down_proj
         if self.quantize is not None:
             gate_up_X2IE, down_XEI = self.quantize(gate_up_X2IE), self.quantize(down_XEI)
+        # Idle experts are skipped only where no gradient is wanted: in training each must get one,
+        # if of zeros, on every rank.
+        is_learning = torch.is_grad_enabled()
         outputs = [
             F.linear(_swiglu(F.linear(x_ME, gate_up_2IE)), down_EI)
             for x_ME, gate_up_2IE, down_EI in zip(
                 x_NE[token_M].split(loads), gate_up_X2IE.unbind(), down_XEI.unbind(), strict=True
             )
+            if is_learning or len(x_ME)
         ]
         weight_M1 = weights_NK.flatten()[order_M, None].to(x_NE.dtype)
         return torch.zeros_like(x_NE).index_add(0, token_M, torch.cat(outputs) * weight_M1)
