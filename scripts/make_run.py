@@ -55,7 +55,9 @@ kind = "local"
 def main() -> int:
     """Run the tour; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--port", type=int, default=8484, help="the gateway's port (8484)")
+    parser.add_argument(
+        "--port", type=int, default=8484, help="the gateway's port (8484); 0 takes any"
+    )
     parser.add_argument("--once", action="store_true", help="end after the calls")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # so that the gateway is stopped too
@@ -63,8 +65,8 @@ def main() -> int:
     os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1"
     once = args.once or os.environ.get("ONCE", "") not in ("", "0")
     with tempfile.TemporaryDirectory(prefix="kimiya-run-") as folder:
-        port = args.port if is_free(args.port) else free_port()
-        if port != args.port:
+        port = args.port if args.port and is_free(args.port) else free_port()
+        if port != args.port != 0:
             print(f"port {args.port} is taken; using {port}")
         with gateway(Path(folder), port) as process:
             address = f"http://127.0.0.1:{port}"
