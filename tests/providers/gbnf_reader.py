@@ -90,7 +90,9 @@ class Gbnf:
             case "literal":
                 return node.text
             case "klass":
-                fitting = [c for c in _ALPHABET + "bcdefhknoruE" if re.fullmatch(node.text, c, re.S)]
+                fitting = [
+                    c for c in _ALPHABET + "bcdefhknoruE" if re.fullmatch(node.text, c, re.S)
+                ]
                 fitting += [c for c in "012345678" if re.fullmatch(node.text, c)]
                 return chance.choice(fitting)
             case "name":

@@ -6,7 +6,7 @@ Few tokens are asked for: the engine makes about 60 a second on one free core.
 import asyncio
 import json
 import threading
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import jsonschema
@@ -38,6 +38,7 @@ from kimiya.errors import (
 )
 from kimiya.providers import local_model
 from kimiya.providers.llama_cpp import LlamaCppProvider
+from kimiya.providers.llama_cpp_chat import Chunk
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),
@@ -235,20 +236,34 @@ async def test_a_tool_loop_extends_the_prompt(provider: LlamaCppProvider) -> Non
     assert [call.call_id for call in again.message.tool_calls] == ["functions.add:1"]
 
 
-async def test_a_reader_who_leaves_stops_the_engine(provider: LlamaCppProvider) -> None:
-    request = asking("Tell a long story.", sampling=Sampling(max_output_tokens=900))
+@pytest.mark.parametrize("how", ["close", "cancel"])
+async def test_a_reader_who_leaves_stops_the_engine(
+    provider: LlamaCppProvider, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    await provider.load()
+    engine = provider._engine
+    assert engine is not None
+    whole, pieces, is_over = engine.answer, [], threading.Event()
+
+    def watched(body: Chunk, on_chunk: Callable[[Chunk], bool]) -> None:
+        whole(body, lambda chunk: bool(pieces.append(chunk)) or on_chunk(chunk))
+        is_over.set()
+
+    monkeypatch.setattr(engine, "answer", watched)
+    request = asking("Count to a thousand.", sampling=Sampling(max_output_tokens=900))
     stream = provider.stream(request, CARD)
     while not isinstance(await anext(stream), TextDelta):
         pass
-    await stream.aclose()
-    waiting = asyncio.ensure_future(provider.complete(request, CARD))
-    await asyncio.sleep(0)
-    waiting.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await waiting
-    # Both slots answer at once again only if neither story goes on.
-    replies = await asyncio.gather(*(provider.complete(asking(), CARD) for _ in range(2)))
-    assert all("Paris" in reply.message.text for reply in replies)
+    if how == "close":
+        await stream.aclose()
+    else:
+        waiting = asyncio.ensure_future(_rest(stream))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+    await asyncio.to_thread(is_over.wait)
+    assert not any(chunk.get("usage") for chunk in pieces), "the reply went on to its end"
 
 
 async def test_the_event_loop_is_free_while_the_engine_works(provider: LlamaCppProvider) -> None:
