@@ -156,18 +156,28 @@ ENVELOPE_KEYS: frozenset[str] = frozenset(
 )
 """First keys of a JSON object that wraps a call."""
 
-_TAG = r"/?[A-Za-z_][\w.:\-]{0,63}+[>= ]"
-_MARK = r"[|｜]/?[\w▁]{1,40}+[|｜]>"
-TEXT_TRIGGER = re.compile(rf"<(?:{_MARK}|{_TAG})|\{{|◁/?think▷|functions[._:]")
-"""What may open something in visible text, when tools are declared."""
-REASONING_TRIGGER = re.compile(rf"<(?:{_MARK}|{_TAG})|◁/?think▷")
-"""The same in reasoning: a call without markers there is a thought, not a call."""
+_MARK = r"<[|｜]/?[\w▁]{1,40}+[|｜]>|◁/?think▷"
+_BARE = r"functions[._:](?=[\w.\-/]{1,128}+(?::\d{0,6}+)?[ \t]*+\n?[ \t]*+(?:[{<]|\Z)|\Z)"
+_BRACE = r"\{(?=\s{0,16}+(?:[\"}]|\Z))"
+
+
+def _alternatives(words: Iterable[str]) -> str:
+    """Words as one regular expression, sorted by their first letter so that few are tried."""
+    heads: dict[str, list[str]] = {}
+    for word in sorted(set(words), key=len, reverse=True):
+        heads.setdefault(word[0], []).append(re.escape(word[1:]))
+    return "|".join(f"{re.escape(head)}(?:{'|'.join(tails)})" for head, tails in heads.items())
+
+
+def _tag_names() -> list[str]:
+    return [tag.strip("<>= ") for tag in (*FOREIGN_TAGS, *STRAY_TAGS, "<think>", "</think>")]
+
 
 _WORD = "functions"
 FUNCTION_PREFIXES: tuple[str, ...] = tuple(_WORD[:n] for n in range(len(_WORD), 0, -1))
 """Longest first, so that the first that ends a text is the one to hold back."""
 
-BARE_HEADER = re.compile(r"functions[._:]([\w.\-/]{1,128})(?::\d{0,6})?[ \t]*\n?[ \t]*")
+BARE_HEADER = re.compile(r"functions[._:]([\w.\-/]{1,128}+)(?::\d{0,6}+)?[ \t]*\n?[ \t]*")
 """A call's header whose markers a server swallowed; a ``{`` or the argument marker must follow."""
 
 
@@ -187,6 +197,12 @@ class Lexicon:
         self.has_tools = bool(names)
         self.starts = starts
         """Where an argument typed as prose opens: literals that begin a line."""
+        tags = _alternatives(_tag_names())
+        self.reasoning_trigger = re.compile(rf"{_MARK}|<(?:{tags})[>= ]")
+        """What may open something in reasoning: a call without markers there is a thought."""
+        tags = _alternatives([*_tag_names(), *names])
+        self.text_trigger = re.compile(rf"{_MARK}|<(?:{tags})[>= ]|{_BRACE}|{_BARE}")
+        """What may open something in visible text, when tools are declared."""
         self.name_tags = frozenset(f"<{name}>" for name in names)
         self.prefixes = _FIXED_PREFIXES | _prefixes(self.name_tags) if names else _FIXED_PREFIXES
         """Every proper prefix of a marker or tag: what may be held back at a cut."""

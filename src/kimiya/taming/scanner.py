@@ -26,10 +26,8 @@ from kimiya.taming.grammar import (
     FOREIGN_TAGS,
     FUNCTION_PREFIXES,
     MARKERS,
-    REASONING_TRIGGER,
     REGION_MARK,
     STRAY_TAGS,
-    TEXT_TRIGGER,
     Lexicon,
     MarkKind,
 )
@@ -72,6 +70,9 @@ TRANSITIONS: Mapping[tuple[Mode, MarkKind], tuple[Step, Mode]] = {
 }
 """Inside a call region: mode and marker to what is done and where it goes on. What is absent stays
 in the text of the call, where the names and arguments rooms judge it."""
+
+_MAX_LINE_HEADER_CHARS = 220
+"""Longest line that may name a tool before its arguments."""
 
 _ENVELOPE = re.compile(r'\{\s{0,16}"([^"\\]{1,64})"\s{0,8}:')
 _ENVELOPE_PART = re.compile(r'\{\s{0,16}(?:"(?:[^"\\]{0,64}(?:"\s{0,8})?)?)?\Z')
@@ -155,7 +156,7 @@ class Scanner:
         if "{" in text or text.endswith(FUNCTION_PREFIXES) or "functions" in text:
             return False
         if self._line_is_blank or "\n" in text:
-            starts = self._line_starts(text, 0)
+            starts = self._line_starts(text, 0, len(text))
             return not any(self._lexicon.opens_line(text[start:]) for start in starts)
         return True
 
@@ -238,7 +239,8 @@ class Scanner:
                 self._note("extra_brace", f"dropped {braces!r} after a call")
                 position += dropped
             self._swallow = False
-        trigger = TEXT_TRIGGER if self._is_text else REASONING_TRIGGER
+        lexicon = self._lexicon
+        trigger = lexicon.text_trigger if self._is_text else lexicon.reasoning_trigger
         dictated = self._dictation_start(buffer, position) if self._prose_rules else -1
         at = position
         while True:
@@ -290,35 +292,36 @@ class Scanner:
         if cut == len(buffer) and buffer.endswith(FUNCTION_PREFIXES):
             length = next(len(p) for p in FUNCTION_PREFIXES if buffer.endswith(p))
             cut = max(position, cut - length)
-        for start in self._line_starts(buffer[:cut], position):
+        for start in self._line_starts(buffer, position, cut):
             if start < cut and self._lexicon.opens_line(buffer[start:cut]):
                 return start
         return cut
 
-    def _line_starts(self, buffer: str, position: int) -> list[int]:
-        """Where the last line, and the one before it if the last is blank, begin in ``buffer``."""
-        starts: list[int] = []
-        end = len(buffer)
+    def _line_starts(self, buffer: str, position: int, end: int) -> list[int]:
+        """Where the line that ``end`` stands in begins, or if it is blank the one before it.
+
+        Only lines short enough to be a header count.
+        """
+        floor = max(position, end - _MAX_LINE_HEADER_CHARS)
         for _ in range(2):
-            newline = buffer.rfind("\n", position, end)
+            newline = buffer.rfind("\n", floor, end)
             start = newline + 1
             if newline < 0:
-                if not self._line_is_blank:
-                    break
+                if floor > position or not self._line_is_blank:
+                    return []
                 start = position
             line = buffer[start:end]
             if line.strip(" \t"):
-                starts.append(start + len(line) - len(line.lstrip(" \t")))
-                break
+                return [start + len(line) - len(line.lstrip(" \t"))]
             if newline < 0:
-                break
+                return []
             end = newline
-        return starts
+        return []
 
     def _line_header(self, buffer: str, position: int, start: int) -> tuple[int, str] | None:
         """A header that fills the line before ``start``: its place and its text."""
-        for place in self._line_starts(buffer[:start], position):
-            if start - place <= 200 and (said := self._lexicon.line_header(buffer[place:start])):
+        for place in self._line_starts(buffer, position, start):
+            if said := self._lexicon.line_header(buffer[place:start]):
                 return place, said
         return None
 
@@ -337,7 +340,7 @@ class Scanner:
         if key is None:
             return "wait" if not final and _ENVELOPE_PART.match(buffer, start) else "pass"
         first = key.group(1)
-        is_blank = self._is_blank and not buffer[position:start].strip()
+        is_blank = self._is_blank and _ends_space(buffer, position) >= start
         if not (is_blank and (first in ENVELOPE_KEYS or first in self._properties())):
             if first not in ENVELOPE_KEYS:
                 return "pass"
@@ -1026,6 +1029,14 @@ _MODES: Mapping[Mode, Callable[[Scanner, str, int, bool], int | str | None]] = {
     "discard": Scanner._discard,
     "dictation": Scanner._dictation,
 }
+
+
+_SPACE = re.compile(r"\s*")
+
+
+def _ends_space(text: str, start: int) -> int:
+    found = _SPACE.match(text, start)
+    return found.end() if found else start
 
 
 def _json_start(text: str) -> int:
