@@ -161,7 +161,13 @@ def assemble(
         for name, settings in config.providers.items()
     }
     routes = Routes(config, catalog, providers)
-    return App(config, catalog, providers, routes, Pipeline(routes, clock=clock))
+    pipeline = Pipeline(
+        routes,
+        clock=clock,
+        prose=config.taming.prose,
+        hold_reasoning=config.taming.hold_reasoning,
+    )
+    return App(config, catalog, providers, routes, pipeline)
 
 
 def _transport(settings: ProviderConfig) -> AiohttpTransport:
@@ -187,14 +193,14 @@ def _http(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provid
 
 
 def _bedrock(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
-    from kimiya.providers.aws_credentials import credentials_from
+    from kimiya.providers.aws_credentials import BotocoreCredentials
     from kimiya.providers.bedrock import BedrockProvider
 
     return BedrockProvider(
         name,
         settings.region or "us-east-1",
         _transport(settings),
-        credentials_from(env),
+        BotocoreCredentials(),
         endpoint_url=settings.endpoint_url,
     )
 

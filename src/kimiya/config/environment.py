@@ -16,6 +16,7 @@ from kimiya.config.settings import (
     GatewayConfig,
     ProviderConfig,
     RouteConfig,
+    TamingConfig,
     TimeoutsConfig,
 )
 from kimiya.config.toml_lines import KeyPath
@@ -23,7 +24,11 @@ from kimiya.core.nearest import nearest
 from kimiya.errors import ConfigError
 
 PREFIX = "KIMIYA_"
-_PLAIN: Mapping[str, type[Struct]] = {"gateway": GatewayConfig, "defaults": DefaultsConfig}
+_PLAIN: Mapping[str, type[Struct]] = {
+    "gateway": GatewayConfig,
+    "taming": TamingConfig,
+    "defaults": DefaultsConfig,
+}
 _NAMED: Mapping[str, type[Struct]] = {"providers": ProviderConfig, "routes": RouteConfig}
 _NESTED: Mapping[str, type[Struct]] = {"timeouts": TimeoutsConfig}
 _SECTIONS = (*_PLAIN, *_NAMED, "models")

@@ -22,6 +22,7 @@ from kimiya.config.settings import (
     GatewayConfig,
     ProviderConfig,
     RouteConfig,
+    TamingConfig,
 )
 from kimiya.config.toml_lines import TomlLines
 from kimiya.core.nearest import nearest
@@ -30,7 +31,7 @@ from kimiya.errors import ConfigError
 _MAX_BYTES = 4 * 1024 * 1024
 _MAX_DEPTH = 16
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
-_SECTIONS = ("gateway", "providers", "routes", "models", "defaults")
+_SECTIONS = ("gateway", "providers", "routes", "models", "taming", "defaults")
 
 
 def find_file(path: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
@@ -76,6 +77,7 @@ def load_config(path: str | Path | None = None, env: Mapping[str, str] | None = 
         providers=_each(raw, "providers", ProviderConfig, origin),
         routes=_each(raw, "routes", RouteConfig, origin),
         models=_rows(raw, origin),
+        taming=section(table_at(raw, ("taming",), origin), TamingConfig, ("taming",), origin),
         defaults=section(
             table_at(raw, ("defaults",), origin), DefaultsConfig, ("defaults",), origin
         ),

@@ -110,6 +110,17 @@ class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Repeats at one target before the next is tried."""
 
 
+class TamingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[taming]``: what happens to replies before clients see them."""
+
+    hold_reasoning: Literal["never", "with_tools", "always"] = "with_tools"
+    """When a stream's reasoning waits for the first text or call. A turn that breaks can be asked
+    again only while the client has seen nothing of it; ``never`` shows reasoning as it comes."""
+    prose: Mapping[str, Mapping[str, Any]] = {}
+    """``[taming.prose.TOOL]``: how a tool's argument looks when the model types it into the chat
+    instead of calling; see ``docs/taming.md``."""
+
+
 class DefaultsConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[defaults]``: what holds where nobody says otherwise."""
 
@@ -127,6 +138,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     routes: Mapping[str, RouteConfig] = {}
     models: tuple[Mapping[str, Any], ...] = ()
     """Rows for ``Catalog.load``; see ``overrides``."""
+    taming: TamingConfig = TamingConfig()
     defaults: DefaultsConfig = DefaultsConfig()
     file: str | None = None
     """The file it was read from; ``None`` where there was none."""

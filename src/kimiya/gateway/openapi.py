@@ -183,7 +183,7 @@ def _call(summary: str, body: Json, *, in_path: bool = False, streams: bool = Tr
     if streams:
         content["text/event-stream"] = {}
         content["application/vnd.amazon.eventstream"] = {}
-    errors = {
+    errors: Json = {
         status: {"description": text, "content": {"application/json": {}}}
         for status, text in _ERROR_STATUSES.items()
     }

@@ -124,7 +124,7 @@ def _serve_many(config: Config, listener: socket.socket) -> None:
         os.environ["KIMIYA_CONFIG"] = config.file
     server = uvicorn_config("kimiya.gateway.server:gateway_of_environment", config.gateway)
     announce(listener)
-    Multiprocess(server, target=uvicorn.Server(server).run, sockets=[listener]).run()
+    Multiprocess(server, sockets=[listener]).run()
 
 
 def _listen(settings: GatewayConfig) -> socket.socket:

@@ -1,57 +1,81 @@
 """Sending a reply as it comes: events in, the client's own stream out.
 
 The status line waits for the first event, so an error before content is an ordinary error answer.
-An error after that is said inside the stream, in the dialect's own form, and ends it.
+An error after that is said inside the stream, in the dialect's own form, and ends it. Only silence
+for ``PING_INTERVAL_S`` opens the stream before there is an event.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import uuid4
 
 import msgspec
 
-from kimiya.core.events import StreamEvent, StreamStart
+from kimiya.core.events import StreamStart
 from kimiya.core.exchange import Request
 from kimiya.errors import KimiyaError
 from kimiya.gateway.exchange import Exchange, encode_headers
 from kimiya.gateway.remarks import closing_remarks, opening_remarks
 from kimiya.pipeline import Call
-from kimiya.wire.dialect import Dialect, EventEncoder
+from kimiya.wire.dialect import Dialect
 
 PING_INTERVAL_S = 15.0
 """A stream that has nothing to say for so long says a ping, so that proxies keep it open."""
 
 
-class _Pinger:
-    """Keeps a quiet stream open, with a timer instead of a task."""
+class _Stream:
+    """The client's side of one streamed reply: opened late, kept open, ended once.
 
-    def __init__(self, exchange: Exchange, encoder: EventEncoder) -> None:
+    A timer, not a task, watches for silence. Silence before the first event opens the stream early:
+    a client that waits for a long thought must not take the connection for dead.
+    """
+
+    def __init__(self, exchange: Exchange, dialect: Dialect, request: Request, call: Call) -> None:
+        self.encoder = dialect.event_encoder(request)
+        self._content_type = dialect.stream_content_type
         self._exchange = exchange
-        self._encoder = encoder
+        self._call = call
         self._loop = asyncio.get_running_loop()
         self._spoke_at = self._loop.time()
-        self._sending: asyncio.Task[None] | None = None
+        self._pinging: asyncio.Task[None] | None = None
         self._timer = self._loop.call_later(PING_INTERVAL_S, self._wake)
 
-    def spoke(self) -> None:
-        """Something was sent just now."""
+    async def open(self) -> None:
+        """Send status and headers, unless a ping has done so already."""
+        if not self._exchange.has_started:
+            remarks = opening_remarks(self._call.report)
+            await self._exchange.start(
+                200,
+                [
+                    (b"content-type", self._content_type.encode()),
+                    (b"cache-control", b"no-cache"),
+                    *encode_headers({f"x-kimiya-{key}": text for key, text in remarks.items()}),
+                ],
+            )
+
+    async def write(self, data: bytes) -> None:
+        """Send a piece; returns when the client has room for more."""
         self._spoke_at = self._loop.time()
+        await self._exchange.write(data)
 
     def stop(self) -> None:
         """No more pings."""
         self._timer.cancel()
-        if self._sending is not None:
-            self._sending.cancel()
+        if self._pinging is not None:
+            self._pinging.cancel()
 
     def _wake(self) -> None:
         quiet_s = self._loop.time() - self._spoke_at
         if quiet_s >= PING_INTERVAL_S:
-            if ping := self._encoder.ping():
-                self._sending = self._loop.create_task(self._exchange.write(ping))
+            if ping := self.encoder.ping():
+                self._pinging = self._loop.create_task(self._ping(ping))
             self._spoke_at = self._loop.time()
             quiet_s = 0.0
         self._timer = self._loop.call_later(PING_INTERVAL_S - quiet_s, self._wake)
+
+    async def _ping(self, ping: bytes) -> None:
+        await self.open()
+        await self._exchange.write(ping)
 
 
 async def send_stream(exchange: Exchange, dialect: Dialect, request: Request, call: Call) -> None:
@@ -60,55 +84,33 @@ async def send_stream(exchange: Exchange, dialect: Dialect, request: Request, ca
     Raises:
         KimiyaError: Nothing has been sent yet; later errors go into the stream.
     """
-    async with aclosing(call):
-        events = aiter(call)
-        first = await anext(events)
-        encoder = dialect.event_encoder(request)
-        await exchange.start(
-            200,
-            [
-                (b"content-type", dialect.stream_content_type.encode()),
-                (b"cache-control", b"no-cache"),
-                *encode_headers(
-                    {
-                        f"x-kimiya-{key}": value
-                        for key, value in opening_remarks(call.report).items()
-                    }
-                ),
-            ],
-        )
-        pinger = _Pinger(exchange, encoder)
-        try:
-            await _send_events(exchange, encoder, request, first, events, pinger)
-            tail = encoder.note(closing_remarks(call.report)) + encoder.close()
-        except KimiyaError as error:
-            tail = encoder.error(error)
-        finally:
-            pinger.stop()
-        await exchange.write(tail, more=False)
+    stream = _Stream(exchange, dialect, request, call)
+    try:
+        async with aclosing(call):
+            await _send_events(stream, request, call)
+        tail = stream.encoder.note(closing_remarks(call.report)) + stream.encoder.close()
+    except KimiyaError as error:
+        if not exchange.has_started:
+            raise
+        tail = stream.encoder.error(error)
+    finally:
+        stream.stop()
+    await exchange.write(tail, more=False)
 
 
-async def _send_events(
-    exchange: Exchange,
-    encoder: EventEncoder,
-    request: Request,
-    first: StreamEvent,
-    events: AsyncGenerator[StreamEvent, None],
-    pinger: _Pinger,
-) -> None:
-    if not isinstance(first, StreamStart):
-        await exchange.write(encoder.encode(shown_start(StreamStart(), request)))
-    event: StreamEvent = first
-    while True:
+async def _send_events(stream: _Stream, request: Request, call: Call) -> None:
+    encoder = stream.encoder
+    is_first = True
+    async for event in call:
         if isinstance(event, StreamStart):
             event = shown_start(event, request)
+        if is_first:
+            is_first = False
+            await stream.open()
+            if not isinstance(event, StreamStart):
+                await stream.write(encoder.encode(shown_start(StreamStart(), request)))
         if data := encoder.encode(event):
-            await exchange.write(data)
-            pinger.spoke()
-        try:
-            event = await anext(events)
-        except StopAsyncIteration:
-            return
+            await stream.write(data)
 
 
 def shown_start(start: StreamStart, request: Request) -> StreamStart:
