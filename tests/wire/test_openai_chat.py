@@ -214,6 +214,20 @@ STREAMS = [
         id="no index",
     ),
     pytest.param(
+        [
+            call("g", "{}", index=1, id="b"),
+            call("f", "{}", index=0, id="a"),
+            delta("tool_calls"),
+        ],
+        [
+            StreamStart("i"),
+            ToolCallDelta(3, "b", "g", "{}"),
+            ToolCallDelta(2, "a", "f", "{}"),
+            Finish("tool_calls", "tool_calls"),
+        ],
+        id="calls out of order",
+    ),
+    pytest.param(
         [call("f", {"a": 1}, index=0, id="a"), delta("function_call")],
         [
             StreamStart("i"),

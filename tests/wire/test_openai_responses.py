@@ -420,3 +420,10 @@ def test_failures_inside_a_stream(event: Any, kind: type[ProviderError]) -> None
 def test_a_cut_or_broken_stream_is_never_whole(sent: list[Any]) -> None:
     with pytest.raises(RemoteProtocolError):
         stream(*sent)
+
+
+def test_what_is_said_after_a_call_stays_after_it() -> None:
+    parts = (Text("a"), ToolCall("c", "f", "{}"), Text("b"))
+    request = Request("m", (Message("assistant", parts),), dialect="openai_responses")
+    sent = json.loads(OPENAI_RESPONSES.encode_request(request, WireOptions()).body)
+    assert [item["type"] for item in sent["input"]] == ["message", "function_call", "message"]
