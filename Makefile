@@ -80,4 +80,4 @@ soak: $(VENV)/test ## Ten minutes at half capacity with clients that vanish and 
 
 .PHONY: clean
 clean: ## Remove what make has made
-	rm -rf $(VENV) node_modules dist build .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) tests/e2e/npm/node_modules dist build .pytest_cache .ruff_cache .hypothesis
