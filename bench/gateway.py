@@ -13,6 +13,8 @@ Figures (``--json`` prints them as one object on the last line):
 * ``cpu_us_per_event``: of the gateway's process, streams of 50 events a reply sent one event at a
   time, 32 connections.
 * ``throughput_vs_litellm``: requests a second at 32 connections over LiteLLM's; null without it.
+* ``tamed_over_untamed_cpu``: CPU of a call through taming over one without, the larger of whole and
+  streamed.
 * ``rss_mb``: resident memory of the gateway after the load.
 """
 
@@ -129,6 +131,26 @@ targets = ["instant:bench"]
 
 [routes.bench-paced]
 targets = ["paced:bench"]
+
+[routes.untamed]
+targets = ["instant:raw"]
+
+[routes.untamed-paced]
+targets = ["paced:raw"]
+
+[[models]]
+host = "instant"
+model_id = "raw"
+like = "local/smollm2-135m-instruct"
+dialects = ["openai_chat"]
+call_format = "none"
+
+[[models]]
+host = "paced"
+model_id = "raw"
+like = "local/smollm2-135m-instruct"
+dialects = ["openai_chat"]
+call_format = "none"
 """
     )
     return [sys.executable, "-m", "kimiya", "serve", "--config", str(config)]
@@ -212,16 +234,26 @@ async def measure(
         shapes.append((f"SSE paced, {streams}", paced, streams, "event"))
         if not is_peer:
             shapes.append((f"SSE to Anthropic, {streams}", translated, streams, "event"))
+            raw = request_bytes("/v1/chat/completions", chat_body("untamed", stream=False))
+            raw_paced = chat_body("untamed-paced", stream=True)
+            shapes.append(("untamed JSON, 32", raw, 32, "request"))
+            shapes.append(
+                (
+                    "untamed SSE, 32",
+                    request_bytes("/v1/chat/completions", raw_paced),
+                    32,
+                    "event",
+                )
+            )
     await put_load(port, chat, connections=4, seconds=min(1.0, args.seconds))
-    rows = []
-    for shape, request, connections, unit in shapes:
-        row = Row(name, shape, [], [], [], unit, 0.0, 0)
-        for _ in range(args.rounds):
+    rows = [Row(name, shape, [], [], [], unit, 0.0, 0) for shape, _, _, unit in shapes]
+    # Shapes take turns, so that a machine whose speed drifts treats them alike.
+    for _ in range(args.rounds):
+        for row, (_, request, connections, _) in zip(rows, shapes, strict=True):
             load = await put_load(
                 port, request, connections=connections, seconds=args.seconds, pid=pid
             )
             gather(row, load)
-        rows.append(row)
     return rows
 
 
@@ -278,11 +310,18 @@ def figures(rows: list[Row]) -> dict[str, float | None]:
         if (value := middle("kimiya", shape, "cpu_us")) is not None
     ]
     cpu_us = middle("kimiya", "JSON", "cpu_us")
+    tamed = [
+        value / plain
+        for shape, plain_shape in (("JSON", "untamed JSON"), ("SSE paced", "untamed SSE"))
+        if (value := middle("kimiya", shape, "cpu_us"))
+        and (plain := middle("kimiya", plain_shape, "cpu_us"))
+    ]
     result = {
         "added_p50_ms": ours - direct if ours is not None and direct is not None else None,
         "cpu_ms_per_request": cpu_us / 1000 if cpu_us is not None else None,
         "cpu_us_per_event": max(events) if events else None,
         "throughput_vs_litellm": our_rps / their_rps if our_rps and their_rps else None,
+        "tamed_over_untamed_cpu": max(tamed) if tamed else None,
         "rss_mb": max(row.rss_mb for row in rows if row.name == "kimiya"),
     }
     return {key: round(value, 3) if value is not None else None for key, value in result.items()}

@@ -180,6 +180,7 @@ def test_an_unknown_model_is_forbidden_nothing_and_unpriced() -> None:
     card = unknown_card("my-box", "some/model", "openai_chat")
     assert card.price_on(NOV_22) is None
     assert card.has_vision
+    assert card.call_format == "kimi_k2", "a label is not the model: replies are tamed"
     assert card.has_video
     assert card.forced_tool_choice == "yes"
     assert card.thinking.form == "native"

@@ -138,8 +138,10 @@ class Catalog:
 def unknown_card(host: str, model_id: str, dialect: DialectName) -> ModelCard:
     """A card for a model nobody has described: it forbids nothing, knows nothing, has no price.
 
-    Cache marks are kept only where the dialect has its own field for them and hosts ignore what
-    they do not use; on Bedrock a model that takes none refuses the whole call.
+    Its replies are tamed all the same: a label is not the model (Kimi's markers have arrived under
+    other names), and taming changes nothing of a well-formed reply. Cache marks are kept only where
+    the dialect has its own field for them and hosts ignore what they do not use; on Bedrock a model
+    that takes none refuses the whole call.
     """
     switch = ThinkingSwitch(form="native", modes=("instant", "thinking"), default="instant")
     template = next((card for card in _shipped().cards if card.host == host), None)
@@ -158,6 +160,7 @@ def unknown_card(host: str, model_id: str, dialect: DialectName) -> ModelCard:
         structured_outputs="json_schema",
         thinking=switch,
         reasoning_field=template.reasoning_field if template else "reasoning_content",
+        call_format="kimi_k2",
         cache=CacheRule(
             kind="explicit" if explicit else "none",
             max_breakpoints=4 if explicit else 0,
