@@ -91,8 +91,6 @@ _DEEPSEEK: Mapping[str, MarkKind] = {
 _THINKING: Mapping[str, MarkKind] = {
     "<think>": "think",
     "</think>": "think_end",
-    "◁think▷": "think",
-    "◁/think▷": "think_end",
 }
 
 MARKERS: Mapping[str, MarkKind] = {
@@ -156,7 +154,7 @@ ENVELOPE_KEYS: frozenset[str] = frozenset(
 )
 """First keys of a JSON object that wraps a call."""
 
-_MARK = r"<[|｜]/?[\w▁]{1,40}+[|｜]>|◁/?think▷"
+_MARK = r"[|｜]/?[\w▁]{1,40}+[|｜]>"
 _BARE = r"functions[._:](?=[\w.\-/]{1,128}+(?::\d{0,6}+)?[ \t]*+\n?[ \t]*+(?:[{<]|\Z)|\Z)"
 _BRACE = r"\{(?=\s{0,16}+(?:[\"}]|\Z))"
 
@@ -198,10 +196,10 @@ class Lexicon:
         self.starts = starts
         """Where an argument typed as prose opens: literals that begin a line."""
         tags = _alternatives(_tag_names())
-        self.reasoning_trigger = re.compile(rf"{_MARK}|<(?:{tags})[>= ]")
+        self.reasoning_trigger = re.compile(rf"<(?:{_MARK}|(?:{tags})[>= ])")
         """What may open something in reasoning: a call without markers there is a thought."""
         tags = _alternatives([*_tag_names(), *names])
-        self.text_trigger = re.compile(rf"{_MARK}|<(?:{tags})[>= ]|{_BRACE}|{_BARE}")
+        self.text_trigger = re.compile(rf"<(?:{_MARK}|(?:{tags})[>= ])|{_BRACE}|{_BARE}")
         """What may open something in visible text, when tools are declared."""
         self.name_tags = frozenset(f"<{name}>" for name in names)
         self.prefixes = _FIXED_PREFIXES | _prefixes(self.name_tags) if names else _FIXED_PREFIXES

@@ -24,7 +24,7 @@ from kimiya.core.messages import (
     ToolCall,
     ToolResult,
 )
-from kimiya.taming.custody import ReasoningStore
+from kimiya.taming.custody import ReasoningStore, Trail
 from kimiya.taming.grammar import CONTROL
 from kimiya.taming.ids import STYLES, IdPlan, canonical
 from kimiya.taming.judgement import Loop, same_arguments
@@ -170,23 +170,23 @@ def _with_reasoning(
     if card.reasoning_replay in ("refused", "signed") or mode != "thinking":
         return request.messages
     start = _loop_start(request.messages)
+    bare = [n for n in range(start, len(request.messages)) if _is_bare(request.messages[n])]
+    if not bare:
+        return request.messages
+    kept = _kept(request.messages[: bare[-1] + 1], start, store) if store is not None else {}
     restored = lost = 0
-    out = list(request.messages[:start])
-    for message in request.messages[start:]:
-        if message.role != "assistant" or not message.tool_calls or message.reasoning:
-            out.append(message)
-            continue
-        found = _kept(message.tool_calls, store)
+    out = list(request.messages)
+    for place in bare:
+        message = out[place]
+        found = kept.get(place)
         if found:
             restored += 1
         elif card.reasoning_replay == "required" and card.reasoning_placeholder is not None:
             found = card.reasoning_placeholder
             lost += 1
-        if not found:
-            out.append(message)
-            continue
-        others = tuple(part for part in message.parts if not isinstance(part, Reasoning))
-        out.append(replace(message, parts=(Reasoning(found), *others)))
+        if found:
+            others = tuple(part for part in message.parts if not isinstance(part, Reasoning))
+            out[place] = replace(message, parts=(Reasoning(found), *others))
     if restored:
         what = f"put back the reasoning of {restored} steps the client had dropped"
         notes.append(Adjustment("reasoning_restored", what))
@@ -196,10 +196,27 @@ def _with_reasoning(
     return tuple(out) if restored or lost else request.messages
 
 
-def _kept(calls: Sequence[ToolCall], store: ReasoningStore | None) -> str | None:
-    if store is None:
-        return None
-    return next((found for call in calls if (found := store.get(call.call_id))), None)
+def _is_bare(message: Message) -> bool:
+    """Whether a message has calls and none of the reasoning that led to them."""
+    return message.role == "assistant" and bool(message.tool_calls) and not message.reasoning
+
+
+def _kept(messages: Sequence[Message], start: int, store: ReasoningStore) -> dict[int, str]:
+    """The reasoning of bare messages from ``start`` on, by place, where the store still has it."""
+    trail = Trail()
+    found: dict[int, str] = {}
+    for place, message in enumerate(messages):
+        first = trail.take(message)
+        if place < start or not _is_bare(message):
+            continue
+        keys = (
+            trail.key(position, call.name, call.arguments)
+            for position, call in enumerate(message.tool_calls, first)
+        )
+        reasoning = next((said for key in keys if (said := store.get(key))), None)
+        if reasoning is not None:
+            found[place] = reasoning
+    return found
 
 
 def _loop_start(messages: Sequence[Message]) -> int:

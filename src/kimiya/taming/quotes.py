@@ -9,7 +9,11 @@ from typing import Literal, NamedTuple
 
 _STRING_END = re.compile(r'(?<!\\)(?:\\\\)*"')
 MAX_CHARS = 64 * 1024
-"""Longest quotation with a marker in it that is waited for."""
+"""Longest part of a fenced block, from a marker in it, that is waited for."""
+_MAX_INLINE_CHARS = 2048
+"""The same of other quotations."""
+_FIRST_MARKER = re.compile(r"<[|｜][^<>]{1,48}[|｜]>")
+_NOT_SPACE = re.compile(r"\S")
 _TOKEN = re.compile(r"`+|\n|[^`\n]+")
 
 
@@ -19,34 +23,43 @@ class Closer(NamedTuple):
     kind: Literal["fence", "code", "string", "marks"]
     pattern: re.Pattern[str]
     sign: str
-    """A character that, following at once, makes the ending another one; ``""``: none does."""
+    """The sign that ends it, where one does."""
 
-    def find(self, text: str, start: int, *, final: bool) -> int | None:
-        """Where the quotation that holds ``text`` ends.
+    def find(self, text: str, begin: int, start: int, *, final: bool) -> int | None:
+        """Where the quotation ends whose marker stands at ``begin``; looked at before ``start``.
 
         Returns:
             The place behind its end; ``-1`` where it proves to be none; ``None`` while it is open.
         """
-        found = self.pattern.search(text, start)
-        newline = -1 if self.kind == "fence" else text.find("\n")
-        if newline >= 0 and (found is None or newline < found.start()):
+        limit = begin + (MAX_CHARS if self.kind == "fence" else _MAX_INLINE_CHARS)
+        found = None
+        if self.kind == "marks" and start <= begin:
+            found = _FIRST_MARKER.match(text, begin, limit)
+            if found is not None and not text.startswith(self.sign, found.end()):
+                found = None if found.end() < len(text) or final else found
+                if found is not None:
+                    return None
+        found = found or self.pattern.search(text, max(begin, start), limit)
+        stop = found.start() if found else min(limit, len(text))
+        if self.kind != "fence" and text.find("\n", begin, stop) >= 0:
             return -1
         if found is None:
-            return -1 if final or len(text) > MAX_CHARS else None
-        end = found.end()
-        if end > MAX_CHARS:
-            return -1
-        rest = text[end:].lstrip() if self.kind == "string" else text[end : end + 1]
+            return -1 if final or len(text) >= limit else None
+        end = found.end() + (len(self.sign) if found.re is _FIRST_MARKER else 0)
         if self.kind == "string":
             # A quote that ends a JSON string is followed by JSON; any other was never an ending.
-            return (-1 if final else None) if not rest else end if rest[0] in ",:}]" else -1
-        return None if self.sign and not rest and not final else end
+            sign = _NOT_SPACE.search(text, end)
+            return (
+                (-1 if final else None) if sign is None else end if sign.group() in ",:}]" else -1
+            )
+        if self.kind in ("fence", "code") and end == len(text) and not final:
+            return None
+        return end
 
 
 def quoted_by(mark: str) -> Closer:
     """The ending of a quotation in quotation marks that begin right before a control marker."""
-    ending = r"(?:\A<[|｜][^<>]*[|｜]>|(?:end|END)[|｜]>)"
-    return Closer("marks", re.compile(ending + re.escape(mark)), "")
+    return Closer("marks", re.compile(r"(?:end|END)[|｜]>" + re.escape(mark)), mark)
 
 
 class Quotes:

@@ -11,8 +11,9 @@ goes on. Invariants:
 """
 
 import re
-from collections.abc import Callable, Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Literal, cast
 
 from kimiya.core.exchange import Defect, Repair
 from kimiya.taming import foreign
@@ -74,6 +75,8 @@ in the text of the call, where the names and arguments rooms judge it."""
 _MAX_LINE_HEADER_CHARS = 220
 """Longest line that may name a tool before its arguments."""
 
+_OBJECT = re.compile(r'\{\s{0,16}["}]')
+_OBJECT_PART = re.compile(r"\{\s{0,16}\Z")
 _ENVELOPE = re.compile(r'\{\s{0,16}"([^"\\]{1,64})"\s{0,8}:')
 _ENVELOPE_PART = re.compile(r'\{\s{0,16}(?:"(?:[^"\\]{0,64}(?:"\s{0,8})?)?)?\Z')
 _NAMED = re.compile(r'\{\s{0,16}"[^"\\]{1,64}"\s{0,8}:\s{0,8}"([^"\\]{0,128})"')
@@ -110,6 +113,7 @@ class Scanner:
         self._last = ""
         self._loose = ""
         self._has_cut = False
+        self._wait_at = -1
         self._swallow = False
         self._reset_region()
         self._out: list[Finding] = []
@@ -123,14 +127,12 @@ class Scanner:
             self._said(text)
             return [Thought(text)] if self._thinking else [text]
         self._run(self._pending + text, final=False)
-        out, self._out = self._out, []
-        return out
+        return self._found()
 
     def close(self) -> list[Finding]:
         """The channel ended; give what was held back."""
         self._run(self._pending, final=True)
-        out, self._out = self._out, []
-        return out
+        return self._found()
 
     @property
     def is_open(self) -> bool:
@@ -149,7 +151,7 @@ class Scanner:
 
     def _clear(self, text: str) -> bool:
         """Whether nothing in ``text`` can open anything, so that it may pass as it is."""
-        if "<" in text or "◁" in text:
+        if "<" in text:
             return False
         if not self._is_content or self._thinking or not self._lexicon.has_tools:
             return True
@@ -199,16 +201,22 @@ class Scanner:
                 text = "¦" + text
             self._has_cut = False
             self._said(text)
-            last = self._out[-1] if self._out else None
-            if not self._thinking:
-                if isinstance(last, str):
-                    self._out[-1] = last + text
-                else:
-                    self._out.append(text)
-            elif isinstance(last, Thought):
-                self._out[-1] = Thought(last.text + text)
+            self._out.append(Thought(text) if self._thinking else text)
+
+    def _found(self) -> list[Finding]:
+        """What was found since the last time, neighbouring pieces of text joined."""
+        out, self._out = self._out, []
+        if len(out) < 2:
+            return out
+        joined: list[Finding] = []
+        for kind, group in groupby(out, type):
+            if kind is str:
+                joined.append("".join(cast("Iterable[str]", group)))
+            elif kind is Thought:
+                joined.append(Thought("".join(t.text for t in cast("Iterable[Thought]", group))))
             else:
-                self._out.append(Thought(text))
+                joined += group
+        return joined
 
     def _show(self, raw: str) -> None:
         """Say text that was taken for something else; its markers stay only inside JSON strings."""
@@ -262,6 +270,8 @@ class Scanner:
             else:
                 step = self._marked(buffer, position, start, token)
             if step == "wait":
+                start = self._wait_at if self._wait_at >= 0 else start
+                self._wait_at = -1
                 self._say(buffer[position:start])
                 self._pending = buffer[start:]
                 return None
@@ -284,7 +294,7 @@ class Scanner:
         """Where the part begins that may be the start of something."""
         cut = len(buffer)
         near = max(position, cut - 72)
-        opening = max(buffer.rfind("<", near), buffer.rfind("◁", near))
+        opening = buffer.rfind("<", near)
         if opening >= 0 and buffer[opening:] in self._lexicon.prefixes:
             cut = opening
         if not self._is_text:
@@ -320,6 +330,9 @@ class Scanner:
 
     def _line_header(self, buffer: str, position: int, start: int) -> tuple[int, str] | None:
         """A header that fills the line before ``start``: its place and its text."""
+        window = buffer[max(position, start - _MAX_LINE_HEADER_CHARS) : start].rstrip()
+        if not window[-1:].isdigit() and "ool" not in window and "unction" not in window:
+            return None
         for place in self._line_starts(buffer, position, start):
             if said := self._lexicon.line_header(buffer[place:start]):
                 return place, said
@@ -332,6 +345,11 @@ class Scanner:
         header = self._line_header(buffer, position, start)
         if header is not None:
             place, name = header
+            if not _OBJECT.match(buffer, start):
+                if final or not _OBJECT_PART.match(buffer, start):
+                    return "pass"
+                self._wait_at = place
+                return "wait"
             self._say(buffer[position:place])
             if self._quotes.closer() is None:
                 return self._enter_json(buffer, place, start, name)
@@ -712,37 +730,41 @@ class Scanner:
 
     # Other regions ------------------------------------------------------------------------------
 
-    def _quoted(self, buffer: str, position: int, final: bool) -> str | None:
+    def _quoted(self, buffer: str, position: int, final: bool) -> int | str | None:
         """From a marker in a quotation to where the quotation ends."""
-        assert self._closer is not None
-        new = len(buffer) - position
-        text = "".join(self._raw) + buffer[position:]
-        self._raw = [text]
-        end = self._closer.find(text, max(0, len(text) - new - 80), final=final)
+        closer = self._closer
+        assert closer is not None
+        text, begin, start = buffer, position, position
+        if self._raw:
+            start = len(self._raw[0]) - 80
+            text, begin = self._raw[0] + buffer[position:], 0
+        end = closer.find(text, begin, start, final=final)
         if end is None:
+            self._raw = [text[begin:]]
             return None
         self._mode = "prose"
-        self._raw = []
-        if end < 0:
-            return self._unquoted(text, self._closer)
-        self._say(text[:end])
-        return text[end:]
-
-    def _unquoted(self, text: str, closer: Closer) -> str:
-        """What looked like a quotation is none: its text, to be read again."""
-        if closer.kind != "fence":
+        if end >= 0:
+            self._say(text[begin:end])
+        elif closer.kind == "fence":
+            end = self._unfenced(text, begin)
+        else:
+            end = begin
             self._quotes.forget()
             self._last = " "
-            return text
-        text, rest = text[:MAX_CHARS], text[MAX_CHARS:]
+        return end if text is buffer else text[end:]
+
+    def _unfenced(self, text: str, begin: int) -> int:
+        """A fence that does not close: its text is shown, unless it holds a call."""
+        end = min(len(text), begin + MAX_CHARS)
+        said = text[begin:end]
         if not self._lexicon.has_tools:
-            self._say(text)
-        elif _looks_called(text, None):
+            self._say(said)
+        elif _looks_called(said, None):
             what = "a call in a fence that never closes"
-            self._out.append(Defect("unclosed_quote", what, excerpt(text)))
+            self._out.append(Defect("unclosed_quote", what, excerpt(said)))
         else:
-            self._show(text)
-        return rest
+            self._show(said)
+        return end
 
     def _json(self, buffer: str, position: int, final: bool) -> int | None:
         """A JSON object, to its last brace."""

@@ -28,9 +28,9 @@ from kimiya.core.events import (
 )
 from kimiya.core.exchange import Adjustment, Defect, Repair, Request, Verdict
 from kimiya.core.fold import Serialiser, grown
-from kimiya.core.messages import JsonValue
+from kimiya.core.messages import JsonValue, Message
 from kimiya.taming.calls import Meant, Toolbox
-from kimiya.taming.custody import ReasoningStore
+from kimiya.taming.custody import ReasoningStore, Trail
 from kimiya.taming.findings import Candidate, Dictated, Finding, Thought, Typed
 from kimiya.taming.history import mend
 from kimiya.taming.ids import IdPlan
@@ -41,6 +41,10 @@ from kimiya.taming.scanner import Scanner
 
 _MAX_HELD_CHARS = 8 * 1024 * 1024
 """How much of a reply may wait for its end; a longer one is a defect."""
+_MAX_HELD = 4096
+"""The same in calls and pieces of text."""
+_MAX_REPAIRS = 500
+"""Repairs recorded for one reply; more of them say nothing new."""
 _MAX_REASONING_CHARS = 4 * 1024 * 1024
 
 
@@ -56,6 +60,8 @@ class Prepared(Struct, frozen=True):
     """The call that ends the history, if it repeats."""
     renamed: Mapping[str, str] = {}
     """Tool names as they were sent, to the client's own."""
+    history: tuple[Message, ...] = ()
+    """The messages as the client sent them: what its next request will begin with."""
 
 
 class NativeCall:
@@ -125,6 +131,11 @@ class Engine:
         return self._has_said
 
     @property
+    def is_lost(self) -> bool:
+        """Whether the turn must be asked again, whatever still comes."""
+        return bool(self._defects)
+
+    @property
     def reasoning(self) -> str:
         """The reply's whole reasoning, for keeping."""
         return "".join(self._reasoned)
@@ -136,6 +147,8 @@ class Engine:
         if self._is_done:
             return [event] if isinstance(event, UsageReport) else []
         out: list[StreamEvent] = []
+        if self._defects and isinstance(event, TextDelta | ReasoningDelta | ToolCallDelta):
+            return out  # the turn is lost: nothing more of it is read
         match event:
             case TextDelta():
                 self._feed_text(event, out)
@@ -191,12 +204,11 @@ class Engine:
 
     def _hold(self, chars: int) -> None:
         self._held_chars += chars
-        if self._held_chars > _MAX_HELD_CHARS:
-            if not any(defect.code == "reply_too_long" for defect in self._defects):
-                self._defects.append(Defect("reply_too_long", f"over {_MAX_HELD_CHARS} characters"))
+        if self._held_chars > _MAX_HELD_CHARS or len(self._held) > _MAX_HELD:
+            what = f"{self._held_chars} characters in {len(self._held)} parts wait for the end"
+            self._defects.append(Defect("reply_too_long", what))
             self._held.clear()
             self._native.clear()
-            self._held_chars = 0
 
     def _take(
         self,
@@ -205,12 +217,15 @@ class Engine:
         part: int,
         out: list[StreamEvent],
     ) -> None:
+        if self._defects:
+            return
         if isinstance(finding, str):
             self._speak(finding, kind, part, out)
         elif isinstance(finding, Thought):
             self._speak(finding.text, ReasoningDelta, part, out)
         elif isinstance(finding, Repair):
-            self._repairs.append(finding)
+            if len(self._repairs) < _MAX_REPAIRS:
+                self._repairs.append(finding)
         elif isinstance(finding, Defect):
             self._defects.append(finding)
         else:
@@ -372,7 +387,13 @@ def prepare(
         tools = mended.request.tools
         toolbox = Toolbox(tools, rules_of(tools, prose))
     return Prepared(
-        mended.request, mended.adjustments, toolbox, mended.ids, mended.loop, mended.renamed
+        mended.request,
+        mended.adjustments,
+        toolbox,
+        mended.ids,
+        mended.loop,
+        mended.renamed,
+        request.messages,
     )
 
 
@@ -392,11 +413,17 @@ class Tamer:
         )
         self._serial = Serialiser()
         self._store = store
+        self._history = prepared.history
 
     @property
     def has_spoken(self) -> bool:
         """Whether visible text or a call has gone out; always ``True`` where nothing is tamed."""
         return self._engine is None or self._engine.has_spoken
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the turn must be asked again, whatever still comes: the host may be hung up on."""
+        return self._engine is not None and self._engine.is_lost
 
     @property
     def verdict(self) -> Verdict:
@@ -413,12 +440,19 @@ class Tamer:
         return out
 
     def _keep(self, out: list[StreamEvent], store: ReasoningStore) -> None:
-        """Keep the reply's reasoning under its calls' ids."""
+        """Keep the reply's reasoning under each of its calls."""
         assert self._engine is not None
         reasoning = self._engine.reasoning
-        for event in out:
-            if reasoning and isinstance(event, ToolCallDelta):
-                store.put(event.call_id, reasoning)
+        calls = [event for event in out if isinstance(event, ToolCallDelta)]
+        if not reasoning or not calls:
+            return
+        trail = Trail()
+        for message in self._history:
+            trail.take(message)
+        # Where the history ends with words of the assistant, the reply goes on with that turn.
+        first = trail.take(Message("assistant", ()))
+        for position, call in enumerate(calls, first):
+            store.put(trail.key(position, call.name, call.arguments), reasoning)
 
     def close(self) -> list[StreamEvent]:
         """The raw stream ended; what is still held back."""
