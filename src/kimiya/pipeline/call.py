@@ -63,6 +63,8 @@ class Call:
         self._request = request
         self._context = context
         self._clock = pipeline.clock
+        # Two tenants may hold the same conversation; neither sees the other's reasoning.
+        self._shelf = pipeline.reasoning_shelf.of(context.key_id)
         self._started_s = self._clock.monotonic()
         self._has_sent = False
         self._broken: Verdict | None = None
@@ -133,7 +135,7 @@ class Call:
         self._report = msgspec.structs.replace(self._report, target=target.label)
         provider = self._pipeline.router.provider(target.provider)
         ready = self._make_ready(target, provider)
-        tamer = Tamer(ready.prepared, target.card, store=self._pipeline.reasoning_shelf)
+        tamer = Tamer(ready.prepared, target.card, store=self._shelf)
         tally = _Tally(self._clock.monotonic())
         try:
             async with aclosing(self._tame(ready, tamer, provider, target, tally)) as events:
@@ -181,7 +183,7 @@ class Call:
             self._request,
             target,
             provider,
-            store=pipeline.reasoning_shelf,
+            store=self._shelf,
             prose=pipeline.prose,
         )
         self._report = msgspec.structs.replace(self._report, adjustments=ready.adjustments)

@@ -21,7 +21,6 @@ from kimiya.core.messages import (
     Message,
     Part,
     Text,
-    ToolCall,
     ToolResult,
     Url,
     Video,
@@ -52,7 +51,7 @@ class Trail:
 
     >>> from kimiya.core.messages import user
     >>> trail = Trail()
-    >>> trail.take(user("List the files"))
+    >>> _ = trail.take(user("List the files"))
     >>> trail.key(0, "ls", '{"path":"."}') == trail.key(0, "ls", '{ "path": "." }')
     True
     >>> trail.key(0, "ls", "{}") == trail.key(1, "ls", "{}")
