@@ -120,6 +120,14 @@ def test_usage_is_streamed_only_to_those_who_ask() -> None:
     assert body.endswith(b"data: [DONE]\n\n")
 
 
+def test_the_stop_sequence_is_streamed() -> None:
+    events: list[StreamEvent] = [StreamStart("i"), Finish("stop_sequence", "stop", "END")]
+    encoder = OPENAI_CHAT.event_encoder(ASKED)
+    decoder = OPENAI_CHAT.event_decoder()
+    body = b"".join([*map(encoder.encode, events), encoder.close()])
+    assert decoder.feed(body) == events
+
+
 def test_remarks_pings_and_errors_in_a_stream() -> None:
     encoder = OPENAI_CHAT.event_encoder(ASKED)
     assert encoder.note({"route": "x"}) == b": kimiya route=x\n\n"

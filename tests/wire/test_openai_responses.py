@@ -290,6 +290,10 @@ THOUGHT = {
     "summary": [{"type": "summary_text", "text": "x"}, {"type": "summary_text", "text": "y"}],
     "encrypted_content": "zz",
 }
+TWO_TEXTS = {
+    "type": "message",
+    "content": [{"type": "output_text", "text": "a"}, {"type": "output_text", "text": "b"}],
+}
 SPAN = 1 << 16
 
 STREAMS = [
@@ -356,6 +360,24 @@ STREAMS = [
             Finish("tool_calls", "completed"),
         ],
         id="nothing is said twice",
+    ),
+    pytest.param(
+        [
+            ev("created", response={"id": "r"}),
+            ev("output_text.delta", output_index=0, content_index=0, delta="a"),
+            ev("output_text.delta", output_index=0, content_index=1, delta="b"),
+            ev("output_item.done", output_index=0, item=TWO_TEXTS),
+            ended(),
+        ],
+        [
+            StreamStart("r"),
+            TextDelta(0, "a"),
+            TextDelta(1, "b"),
+            PartEnd(0),
+            PartEnd(1),
+            Finish("stop", "completed"),
+        ],
+        id="two texts in a message",
     ),
     pytest.param(
         [
