@@ -17,6 +17,8 @@ from kimiya.core.clock import Clock, SystemClock
 from kimiya.errors import ConfigError
 from kimiya.providers.proxies import is_loopback
 from kimiya.providers.simulated.app import SimulatedApp
+from kimiya.providers.simulated.bedrock import SimulatedBedrock
+from kimiya.providers.simulated.bedrock_front import BedrockFront
 from kimiya.providers.simulated.host import SimulatedHost
 from kimiya.providers.simulated.parser import read_script
 from kimiya.providers.simulated.script import Script
@@ -42,6 +44,7 @@ def serve(
     seed: int | None = None,
     dialects: Iterable[Dialect] | None = None,
     is_public: bool = False,
+    is_aws: bool = False,
 ) -> None:
     """Serve a script file until SIGINT or SIGTERM.
 
@@ -52,11 +55,14 @@ def serve(
         seed: Of all chance; ``None`` takes the script's own.
         dialects: What to speak; ``None`` speaks them all.
         is_public: Whether an address other than loopback is meant.
+        is_aws: Whether a simulated AWS account stands in front of Converse.
 
     Raises:
         ConfigError: The script cannot be read, or the address not be used.
     """
-    app = _app(read_script(script), seed, dialects, SystemClock())
+    clock = SystemClock()
+    account = SimulatedBedrock(clock) if is_aws else None
+    app = _app(read_script(script), seed, dialects, clock, account)
     listener = _listener(host, port, is_public=is_public)
     try:
         uvicorn.Server(_config(app)).run([listener])
@@ -72,9 +78,13 @@ async def running(
     dialects: Iterable[Dialect] | None = None,
     port: int = 0,
     clock: Clock | None = None,
+    aws: SimulatedBedrock | None = None,
 ) -> AsyncGenerator[Running, None]:
-    """Serve a script on a loopback port for the length of a block; 0 takes any free port."""
-    app = _app(script, seed, dialects, clock or SystemClock())
+    """Serve a script on a loopback port for the length of a block; 0 takes any free port.
+
+    With ``aws``, Converse and the control plane answer as that account.
+    """
+    app = _app(script, seed, dialects, clock or SystemClock(), aws)
     listener = _listener("127.0.0.1", port, is_public=False)
     server = _BlockServer(_config(app))
     serving = asyncio.ensure_future(server.serve([listener]))
@@ -114,13 +124,19 @@ class _BlockServer(uvicorn.Server):
 
 
 def _app(
-    script: Script, seed: int | None, dialects: Iterable[Dialect] | None, clock: Clock
+    script: Script,
+    seed: int | None,
+    dialects: Iterable[Dialect] | None,
+    clock: Clock,
+    aws: SimulatedBedrock | None,
 ) -> SimulatedApp:
     if dialects is None:
         from kimiya.wire.dialects import DIALECTS  # here: who names dialects loads no others
 
         dialects = DIALECTS.values()
-    return SimulatedApp(SimulatedHost(script, clock, seed), dialects, clock)
+    spoken = tuple(dialects)
+    front = None if aws is None else BedrockFront(aws, spoken)
+    return SimulatedApp(SimulatedHost(script, clock, seed), spoken, clock, front)
 
 
 def _config(app: SimulatedApp) -> uvicorn.Config:
