@@ -135,7 +135,8 @@ def attend(
         ConfigError: heads do not divide, or head sizes differ.
     """
     _check_heads(q_BHTD, k_BGSD)
-    scale = q_BHTD.shape[-1] ** -0.5 if scale is None else scale
+    if scale is None:
+        scale = float(q_BHTD.shape[-1]) ** -0.5
     if mask is None and causal and q_BHTD.shape[-2] != k_BGSD.shape[-2]:
         mask = _bottom_right(q_BHTD, k_BGSD)
     causal = causal and mask is None

@@ -196,7 +196,8 @@ class MuonClip(torch.optim.Optimizer):
             self._buffer(p, w, "exp_avg_sq")
             if "step" not in self.state[p]:
                 self.state[p]["step"] = torch.zeros((), dtype=torch.float32, device=w.device)
-        apply_adamw([p.grad for p in params], weights, [self.state[p] for p in params], group)
+        gradients = [p.grad for p in params if p.grad is not None]
+        apply_adamw(gradients, weights, [self.state[p] for p in params], group)
         self._publish(params)
 
     def _weight(self, parameter: nn.Parameter) -> Tensor:

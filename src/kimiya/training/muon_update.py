@@ -95,7 +95,9 @@ def advance_momentum(
     if not buffers:
         return
     cast = [g.to(b.dtype) for g, b in zip(gradients, buffers, strict=True)]
-    torch._foreach_lerp_(list(buffers), cast, 1.0 - rule.momentum)
+    torch._foreach_lerp_(  # pyright: ignore[reportPrivateImportUsage]
+        list(buffers), cast, 1.0 - rule.momentum
+    )
 
 
 def apply_muon(pieces: Iterable[Piece], rule: MuonRule) -> None:

@@ -230,7 +230,8 @@ def _output_module(model: nn.Module) -> nn.Module | None:
     the model's last linear map when it undoes an embedding's shape."""
     ask = getattr(model, "get_output_embeddings", None)
     if callable(ask):
-        return ask()
+        named = ask()
+        return named if isinstance(named, nn.Module) else None
     last = next((m for m in reversed(list(model.modules())) if isinstance(m, nn.Linear)), None)
     embedded = {
         (m.num_embeddings, m.embedding_dim)

@@ -238,7 +238,8 @@ class QKClip:
         for name, module in names.items():
             layout = self._layout(name, module, layouts)
             if layout is not None:
-                key = tuple(id(parameter_at(module, p.weight)) for p in (layout.query, layout.key))
+                query, key_rows = layout.query.weight, layout.key.weight
+                key = id(parameter_at(module, query)), id(parameter_at(module, key_rows))
                 found.setdefault(key, []).append((name, module, layout))
         if not found:
             reasons = "".join(f"; {name}: {why}" for name, why in self.refused.items())

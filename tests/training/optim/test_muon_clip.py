@@ -480,6 +480,12 @@ def test_each_parameter_follows_the_rule_it_should():
     assert rows["experts.gate_up_proj"]["matrices"] == "3 of 12×8 + 3 of 12×8"
 
 
+def test_a_linear_router_is_told_by_its_name():
+    model = nn.ModuleDict({"gate": nn.Linear(4, 3), "gate_proj": nn.Linear(4, 3)})
+    rows = {row["name"]: row["algorithm"] for row in MuonClip(model).assignments()}
+    assert (rows["gate.weight"], rows["gate_proj.weight"]) == ("adamw", "muon")
+
+
 def test_per_head_uses_the_declared_heads():
     groups = param_groups(mixed(), per_head=True)
     views = {name: g["view"] for g in groups for name, _ in g["params"]}
