@@ -120,7 +120,7 @@ def _mended(text: str, *, is_closed: bool) -> Read | Refused:
     mends = list(walk.mends)
     fixed = "".join(walk.out)
     if walk.stack:
-        problem = _unclosable(walk)
+        problem = _unclosable(walk, is_closed=is_closed)
         if problem is not None:
             return Refused("truncated_call", problem)
         fixed = fixed.rstrip() + "".join(_CLOSERS[sign] for sign in reversed(walk.stack))
@@ -167,14 +167,14 @@ def _followed(found: Read, *, is_closed: bool) -> Read | Refused:
     return found
 
 
-def _unclosable(walk: "_Walk") -> str | None:
+def _unclosable(walk: "_Walk", *, is_closed: bool) -> str | None:
     """Why the open brackets cannot be closed; ``None`` where they can, in one way."""
     if len(walk.stack) > _MAX_CLOSERS:
         return "many brackets are open"
     if walk.last in ('"value"', "}", "]"):
         return None
-    if walk.last == "word" and not walk.ends_open:
-        return None
+    if walk.last == "word" and (is_closed or not walk.ends_open):
+        return None  # a number may go on behind a cut, but not behind a marker
     return "it stops where a value should come"
 
 

@@ -85,16 +85,27 @@ class Toolbox:
             return chosen
         name, value, mends = chosen
         repairs = [Repair(code, _SAID.get(code, code), "arguments") for code in mends]
-        if name != header:
+        if name != header and not self._is_usual(candidate, name):
             code = "name_from_arguments" if resolution.is_opaque else "name_mended"
             repairs.insert(0, Repair(code, f"{header.strip()[:80]!r} means {name!r}", where))
         text = found.text if value is found.value else dumped(value)
         return Meant(name, text, tuple(repairs), candidate.call_id, candidate.dialect == "native",
                      header, found.rest, candidate.channel)  # fmt: skip
 
+    @staticmethod
+    def _is_usual(candidate: Candidate, name: str) -> bool:
+        """Whether the header is just what Kimi's raw form asks for."""
+        head, _, index = candidate.header.strip().rpartition(":")
+        return candidate.channel in ("content", "reasoning") and (
+            head == f"functions.{name}" and index.isdigit()
+        )
+
     def _read(self, candidate: Candidate) -> Read | Refused:
         if isinstance(candidate.fields, dict):
             return Read(candidate.fields, dumped(candidate.fields))
+        is_native = candidate.dialect == "native"
+        if not (candidate.is_closed or is_native or candidate.arguments.strip()):
+            return Refused("truncated_call", "the reply ends before the arguments")
         return read(candidate.arguments, is_closed=candidate.is_closed)
 
     def _choose(
