@@ -4,7 +4,7 @@ The gold calls are those of the Berkeley Function Calling Leaderboard, whose dat
 ``bfcl-eval`` wheel (fetched with pip into a cache, read and never installed). Without it a seeded
 generator of our own makes the calls, and the result says so.
 
-    python -m bench.taming [--quick] [--json] [--seed N] [--replies N]
+    python bench/taming.py [--quick] [--json] [--seed N] [--replies N]
 """
 
 import argparse
@@ -18,7 +18,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bench.taming_replies import MAKERS, Call, Line
+from taming_replies import MAKERS, Call, Line
 from kimiya.core.events import Finish, TextDelta
 from kimiya.core.exchange import ToolSpec
 from kimiya.core.schema import compiled
