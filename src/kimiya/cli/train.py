@@ -8,6 +8,7 @@ Running the same command again goes on where a killed run stopped. Under ``torch
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -64,9 +65,13 @@ def run(args: argparse.Namespace) -> int:
     def show(row: dict[str, Any]) -> None:
         print(describe_step(row, recipe.steps), flush=True)
 
-    print(f"{recipe.name}: {recipe.steps} steps in {folder}", flush=True)
-    train(recipe, folder, on_step=show, on_note=lambda text: print(text, flush=True))
-    print(f"done: {folder}/model, {folder}/model-int4, {folder}/index.html", flush=True)
+    def say(text: str) -> None:
+        if os.environ.get("RANK", "0") == "0":  # torchrun starts this on every rank
+            print(text, flush=True)
+
+    say(f"{recipe.name}: {recipe.steps} steps in {folder}")
+    train(recipe, folder, on_step=show, on_note=say)
+    say(f"done: {folder}/model, {folder}/model-int4, {folder}/index.html")
     return 0
 
 
