@@ -7,7 +7,6 @@ from pathlib import Path
 import msgspec
 import pytest
 from msgspec import Struct
-from tests.gateway.driver import Answer, Client, gateway_over
 
 from kimiya.assembly import App, assemble
 from kimiya.config.discovery import effective_config
@@ -19,6 +18,7 @@ from kimiya.providers.simulated.server import Running
 from kimiya.providers.transport import AiohttpTransport
 from kimiya.wire.dialect import WireOptions
 from kimiya.wire.dialects import DIALECTS
+from tests.gateway.driver import Answer, Client, gateway_over
 
 FRONTS = sorted(DIALECTS)
 

@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tests.gateway.driver import Client, gateway_over
 
 from kimiya.assembly import App, assemble
 from kimiya.config.settings import Config, ProviderConfig, RouteConfig
@@ -13,6 +12,7 @@ from kimiya.gateway.endpoints import Limits
 from kimiya.gateway.keys import KeyStore
 from kimiya.providers.simulated import SimulatedProvider
 from kimiya.wire.dialects import DIALECTS
+from tests.gateway.driver import Client, gateway_over
 
 SCRIPT = """
 reply when user contains 'cut'

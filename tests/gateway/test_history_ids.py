@@ -9,14 +9,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.gateway.selfhosted import (
-    FRONTS,
-    Posted,
-    record_posts,
-    replica_before,
-    reply_of,
-    send,
-)
 
 from kimiya.core.exchange import Request, Response, Sampling, ToolSpec
 from kimiya.core.messages import (
@@ -30,6 +22,14 @@ from kimiya.core.messages import (
 )
 from kimiya.providers.simulated import parse_script
 from kimiya.providers.simulated.server import running
+from tests.gateway.selfhosted import (
+    FRONTS,
+    Posted,
+    record_posts,
+    replica_before,
+    reply_of,
+    send,
+)
 
 TURNS = 30
 # Ids as other engines make them up: what the model would copy, were it shown them.

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from tests.gateway.driver import Answer, Client, gateway_over
 
 from kimiya.assembly import assemble
 from kimiya.config.discovery import effective_config
@@ -34,6 +33,7 @@ from kimiya.providers.simulated import parse_script
 from kimiya.providers.simulated.server import Running, running
 from kimiya.wire.dialect import WireOptions
 from kimiya.wire.dialects import DIALECTS
+from tests.gateway.driver import Answer, Client, gateway_over
 
 SCRIPT = """
 reply when user contains 'weather'

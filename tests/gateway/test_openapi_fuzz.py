@@ -13,10 +13,10 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.generation import GenerationMode
 from schemathesis.schemas import APIOperation
 from schemathesis.specs.openapi.schemas import OpenApiSchema
-from tests.gateway.driver import gateway_over
 
 from kimiya.assembly import assemble
 from kimiya.config.settings import Config, ProviderConfig, RouteConfig
+from tests.gateway.driver import gateway_over
 
 
 def described() -> OpenApiSchema:

@@ -6,14 +6,6 @@ from dataclasses import replace
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import structs
-from tests.properties.strategies import (
-    PROFILES,
-    any_reasoning,
-    chunks_of,
-    requests,
-    responses,
-    streams_of,
-)
 
 from kimiya.core.events import StreamEvent
 from kimiya.core.exchange import Request, Response
@@ -22,6 +14,14 @@ from kimiya.core.messages import HostFile, Inline, Url
 from kimiya.errors import KimiyaError, RemoteProtocolError
 from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES as DIALECT
 from kimiya.wire.dialect import WireOptions
+from tests.properties.strategies import (
+    PROFILES,
+    any_reasoning,
+    chunks_of,
+    requests,
+    responses,
+    streams_of,
+)
 
 LAW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """No limit on time: what a law says does not depend on how busy the machine is."""

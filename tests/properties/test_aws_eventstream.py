@@ -6,7 +6,6 @@ import pytest
 from botocore.eventstream import EventStreamBuffer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.properties.strategies import chunks_of
 
 from kimiya.errors import RemoteProtocolError
 from kimiya.wire.aws_eventstream import (
@@ -16,6 +15,7 @@ from kimiya.wire.aws_eventstream import (
     Timestamp,
     encode_frame,
 )
+from tests.properties.strategies import chunks_of
 
 LAW = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """No limit on time: what a law says does not depend on how busy the machine is."""

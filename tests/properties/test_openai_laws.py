@@ -3,12 +3,6 @@
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.properties.strategies import (
-    chunks_of,
-    requests_for,
-    responses_for,
-    streams_for,
-)
 
 from kimiya.core.events import StreamEvent
 from kimiya.core.exchange import Request, Response
@@ -18,6 +12,12 @@ from kimiya.errors import KimiyaError
 from kimiya.wire.dialect import Dialect, WireOptions
 from kimiya.wire.openai_chat import OPENAI_CHAT
 from kimiya.wire.openai_responses import OPENAI_RESPONSES
+from tests.properties.strategies import (
+    chunks_of,
+    requests_for,
+    responses_for,
+    streams_for,
+)
 
 DIALECTS: tuple[Dialect, ...] = (OPENAI_CHAT, OPENAI_RESPONSES)
 LAW = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
-from tests.contracts.provider import ServedContract, asking
 
 from kimiya.catalog.catalog import unknown_card
 from kimiya.core.clock import VirtualClock
@@ -40,6 +39,7 @@ from kimiya.providers.provider import Provider
 from kimiya.providers.sigv4 import AwsKeys, Outgoing, Scope, sign
 from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.bedrock_converse import BEDROCK_CONVERSE
+from tests.contracts.provider import ServedContract, asking
 
 KEYS = FixedCredentials(AwsKeys("AKIA" + "A" * 16, "secret", "token"))
 CARD = unknown_card("bedrock", "moonshotai.kimi-k2.5", "bedrock_converse")

@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
-from tests.providers.gbnf_reader import Gbnf
 
 from kimiya.errors import InvalidRequest
 from kimiya.providers.gbnf import integers, literal, unlike
 from kimiya.providers.schema_grammar import Grammar
+from tests.providers.gbnf_reader import Gbnf
 
 NAMES = st.sampled_from(["a", "b", "city", 'quo"te', "back\\slash", "línea", 'x": 1, "y', "$ref"])
 LEAVES = st.one_of(

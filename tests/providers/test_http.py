@@ -5,7 +5,6 @@ import json
 from collections.abc import AsyncIterator
 
 import pytest
-from tests.providers.raw_host import Exchange, Handler, Seen, raw_host
 
 from kimiya.catalog.catalog import unknown_card
 from kimiya.core.exchange import Request
@@ -24,6 +23,7 @@ from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES
 from kimiya.wire.dialect import Dialect, WireOptions
 from kimiya.wire.openai_chat import OPENAI_CHAT
+from tests.providers.raw_host import Exchange, Handler, Seen, raw_host
 
 CARD = unknown_card("h", "m", "openai_chat")
 ASKED = Request("m", (user("hi"),))

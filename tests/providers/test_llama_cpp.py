@@ -13,7 +13,6 @@ import jsonschema
 import pytest
 import pytest_asyncio
 from msgspec.structs import replace
-from tests.contracts.provider import check_stream
 
 from kimiya.catalog.catalog import Catalog
 from kimiya.core.events import Finish, StreamEvent, StreamStart, TextDelta, ToolCallDelta
@@ -39,6 +38,7 @@ from kimiya.errors import (
 from kimiya.providers import local_model
 from kimiya.providers.llama_cpp import LlamaCppProvider
 from kimiya.providers.llama_cpp_chat import Chunk
+from tests.contracts.provider import check_stream
 
 pytestmark = [
     pytest.mark.asyncio(loop_scope="module"),

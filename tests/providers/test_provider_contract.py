@@ -3,8 +3,6 @@
 import contextlib
 from collections.abc import AsyncGenerator
 
-from tests.contracts.provider import PATIENT, ScriptedContract, ServedContract, Subject
-
 from kimiya.catalog.catalog import unknown_card
 from kimiya.providers.http import HttpProvider
 from kimiya.providers.provider import Provider
@@ -13,6 +11,7 @@ from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.anthropic_messages import ANTHROPIC_MESSAGES
 from kimiya.wire.openai_chat import OPENAI_CHAT
 from kimiya.wire.openai_responses import OPENAI_RESPONSES
+from tests.contracts.provider import PATIENT, ScriptedContract, ServedContract, Subject
 
 
 class TestSimulated(ScriptedContract):

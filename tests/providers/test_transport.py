@@ -12,7 +12,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 import trustme
-from tests.providers.raw_host import Exchange, Handler, Seen, raw_host
 
 from kimiya.errors import (
     ConfigError,
@@ -22,6 +21,7 @@ from kimiya.errors import (
 )
 from kimiya.providers.proxies import Proxies
 from kimiya.providers.transport import AiohttpTransport, HttpReply, Timeouts
+from tests.providers.raw_host import Exchange, Handler, Seen, raw_host
 
 BRISK = Timeouts(connect_s=0.05, head_s=0.05, idle_s=0.05)
 PATIENT = Timeouts(connect_s=5, head_s=5, idle_s=5)

@@ -3,10 +3,10 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.properties.strategies import chunks_of
 
 from kimiya.errors import RemoteProtocolError
 from kimiya.wire.sse import SseDecoder, SseFrame, encode_frame, encode_note
+from tests.properties.strategies import chunks_of
 
 
 def frames_of(*chunks: bytes, cap: int = 1 << 20) -> list[SseFrame]:

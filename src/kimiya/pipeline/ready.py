@@ -37,7 +37,10 @@ def make_ready(
     dialect = provider.dialect_for(target.card)
     adapted = adapt(prepared.request, target.card, dialect.name if dialect else None)
     return Ready(
-        request=msgspec.structs.replace(adapted.request, model=target.card.model_id),
+        # Usage is always asked for: the ledger needs it whether or not the client does.
+        request=msgspec.structs.replace(
+            adapted.request, model=target.card.model_id, stream_usage=True
+        ),
         prepared=prepared,
         adjustments=(*prepared.adjustments, *adapted.adjustments),
     )
