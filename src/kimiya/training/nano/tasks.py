@@ -2,7 +2,8 @@
 
 Each declaration draws a tool's parameters anew, so that no schema can be learnt by the tool's name.
 A request mentions its values in any order, and the answer keeps that order: JSON objects have none,
-and a small model that must sort them repeats keys instead. The same seed and settings give the same tasks in every process and on every machine.
+and a small model that must sort them repeats keys instead. The same seed and settings give the same
+tasks in every process and on every machine.
 """
 
 from __future__ import annotations
