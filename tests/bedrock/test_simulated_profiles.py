@@ -1,5 +1,7 @@
 """The simulated control plane answers the real boto3 as AWS documents it."""
 
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from typing import Any
 
@@ -64,9 +66,7 @@ def test_a_profile_lives_and_dies(aws: Account) -> None:
     client = aws.client()
     source = client.get_inference_profile(inferenceProfileIdentifier=f"us.{SONNET}")
     tags = [{"key": "department", "value": "risk"}, {"key": "cost-center", "value": "42"}]
-    arn = make(
-        client, "Risk sonnet", source["inferenceProfileArn"], tags=tags, description="slides"
-    )
+    arn = make(client, "Risk sonnet", source["inferenceProfileArn"], tags=tags, description="why")
     assert ":application-inference-profile/" in arn
     seen = client.get_inference_profile(inferenceProfileIdentifier=arn)
     assert (seen["type"], seen["inferenceProfileName"]) == ("APPLICATION", "Risk sonnet")
@@ -141,13 +141,11 @@ def test_models_are_listed(aws: Account) -> None:
 
 
 def test_what_nobody_allowed_or_signed_is_refused() -> None:
-    import urllib.error
-    import urllib.request
-
     with account(Policy(denied_actions=frozenset({"ListInferenceProfiles"}))) as aws:
         status, code, message = refusal(lambda: aws.client().list_inference_profiles())
         assert (status, code) == (403, "AccessDeniedException")
         assert "bedrock:ListInferenceProfiles" in message
-        with pytest.raises(urllib.error.HTTPError) as caught, caught.value:
+        with pytest.raises(urllib.error.HTTPError) as caught:
             urllib.request.urlopen(f"{aws.url}/inference-profiles")
-        assert caught.value.code == 403
+        with caught.value as unsigned:
+            assert unsigned.code == 403

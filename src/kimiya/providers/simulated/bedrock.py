@@ -141,11 +141,12 @@ class SimulatedBedrock:
         named = self._allowed(model_id, region)
         if named.profile is not None or not named.model.counts_tokens:
             raise invalid("The provided model doesn't support counting tokens.")
-        match _json(body):
-            case {"input": {"converse": dict() as prompt}}:
-                return sum(block.tokens for block in blocks_of(prompt, ""))  # pyright: ignore
-            case _:
-                raise invalid("Malformed input request: input is missing.")
+        fields = _json(body)
+        prompt: Any = fields.get("input", {}).get("converse") if isinstance(fields, dict) else None
+        if prompt is None:
+            raise invalid("Malformed input request: input is missing.")
+        check_body(prompt)
+        return sum(block.tokens for block in blocks_of(prompt, ""))
 
     def begin(self, admitted: Admitted) -> None:
         """The reply begins: what the call writes can be read from now on."""

@@ -117,12 +117,22 @@ class PromptCache:
         self, blocks: Sequence[Block], points: Sequence[int], reach: int, now_s: float
     ) -> int | None:
         for at in reversed(points):
-            for earlier in range(at, max(-1, at - reach - 1), -1):
+            for earlier in _back_from(blocks, at, reach):
                 lifetime_s, end_s = self._live.get(blocks[earlier].digest, (0.0, now_s))
                 if end_s > now_s:
                     self._live[blocks[earlier].digest] = (lifetime_s, now_s + lifetime_s)
                     return earlier
         return None
+
+
+def _back_from(blocks: Sequence[Block], at: int, reach: int) -> Iterator[int]:
+    """Places from ``at`` back over ``reach`` blocks; points do not count as blocks."""
+    passed = 0
+    for earlier in range(at, -1, -1):
+        if passed > reach:
+            return
+        yield earlier
+        passed += blocks[earlier].ttl is None
 
 
 def _entries(body: Any) -> Iterator[tuple[str, Any, bool]]:
@@ -133,11 +143,11 @@ def _entries(body: Any) -> Iterator[tuple[str, Any, bool]]:
     for at, block in enumerate(body.get("system") or ()):
         yield "system", block, at == 0
     for message in body.get("messages") or ():
+        opening: dict[str, Any] = {"role": message.get("role")}
         for at, block in enumerate(message.get("content") or ()):
             # The role is part of what is cached, and stands before the first block only.
-            is_first = at == 0
-            kept: Any = {"role": message.get("role"), **block} if is_first else block
-            yield "messages", block if _is_point(block) else kept, is_first
+            kept = block if at or _is_point(block) else {**opening, **block}
+            yield "messages", kept, at == 0
 
 
 def _is_point(entry: Any) -> bool:

@@ -7,7 +7,7 @@ import base64
 import binascii
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import parse_qs, unquote
 
 import msgspec
@@ -102,11 +102,10 @@ class ControlPlane:
 
     def _create(self, call: ControlCall) -> Answered:
         fields = _fields(call)
-        source: Any = fields.get("modelSource")
-        copy_from: Any = source.get("copyFrom") if isinstance(source, dict) else None
+        source = cast("dict[str, Any]", fields.get("modelSource") or {})
         wanted = Wanted(
             name=_text(fields, "inferenceProfileName"),
-            copy_from=str(copy_from),
+            copy_from=_text(source, "copyFrom"),
             description=fields.get("description"),
             token=fields.get("clientRequestToken"),
             tags=_tags(fields),
@@ -211,7 +210,7 @@ def _fields(call: ControlCall) -> dict[str, Any]:
 
 
 def _text(fields: Mapping[str, Any], key: str) -> str:
-    value = fields.get(key)
+    value = fields.get(key) if isinstance(fields, Mapping) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     if not isinstance(value, str) or not value:
         raise invalid(f"1 validation error detected: {key} must not be null")
     return value
