@@ -7,6 +7,8 @@ steps than this version knows is left alone.
 
 from collections.abc import Mapping
 
+from kimiya.ledger.budget_functions import RESERVE, SETTLE, SWEEP
+
 TYPES: Mapping[str, Mapping[str, str]] = {
     "sqlite": {"usd": "TEXT", "blob": "BLOB", "real": "REAL", "strict": " STRICT"},
     "postgres": {"usd": "numeric", "blob": "bytea", "real": "double precision", "strict": ""},
@@ -102,3 +104,6 @@ BUDGET_MIGRATIONS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX budget_reservations_by_expiry ON budget_reservations (expires_us)",
     ),
 )
+
+POSTGRES_BUDGET_FUNCTIONS: tuple[str, ...] = (RESERVE, SETTLE, SWEEP)
+"""Step two of the budgets, where there are replicas."""
