@@ -1,4 +1,4 @@
-"""A self-hosted Kimi behind a gateway: what reaches it, byte for byte, and who asks it."""
+"""A Kimi host behind a gateway: what reaches it, byte for byte, and who asks it."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -32,17 +32,18 @@ class Replica(Struct):
 
 @asynccontextmanager
 async def replica_before(
-    hosts: Mapping[str, Running], folder: Path, *, retries: int = 0
+    hosts: Mapping[str, Running], folder: Path, *, retries: int = 0, card: str = "vllm/kimi-k2.5"
 ) -> AsyncIterator[Replica]:
-    """A new gateway whose route ``model`` leads to these hosts, all vLLM's, in their order."""
+    """A new gateway whose route ``model`` leads to these hosts, in their order, by this card."""
+    owner, _, model = card.partition("/")
     config = Config(
         providers={
-            name: ProviderConfig(kind="openai", host="vllm", base_url=host.base_url)
+            name: ProviderConfig(kind="openai", host=owner, base_url=host.base_url)
             for name, host in hosts.items()
         },
         routes={
             "model": RouteConfig(
-                targets=tuple(f"{name}:kimi-k2.5" for name in hosts), retries=retries
+                targets=tuple(f"{name}:{model}" for name in hosts), retries=retries
             )
         },
     )

@@ -21,7 +21,7 @@ from kimiya.core.messages import (
     user,
 )
 from kimiya.providers.simulated import parse_script
-from kimiya.providers.simulated.server import running
+from kimiya.providers.simulated.server import Running, running
 from tests.gateway.selfhosted import (
     FRONTS,
     Posted,
@@ -173,7 +173,7 @@ async def test_thirty_turns_are_canonical_upstream_and_the_client_s_own_below(
 
 async def _goes_on_elsewhere(
     front: str,
-    host: object,
+    host: Running,
     seen: tuple[list[tuple[Message, ...]], list[list[str]], Posted],
     folder: Path,
 ) -> None:
@@ -181,7 +181,7 @@ async def _goes_on_elsewhere(
     asked, ids, posted = seen
     first = list(posted)
     for turn in (0, 8, 13, TURNS - 1):
-        async with replica_before({"up": host}, folder) as replica:  # type: ignore[dict-item]
+        async with replica_before({"up": host}, folder) as replica:
             request = asking(asked[turn], turn)
             answer = await send(replica.client, front, request)
             reply = reply_of(answer, front, stream=request.stream)
