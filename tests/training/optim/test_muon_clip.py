@@ -8,13 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.optim.models import Mixed
 from torch import nn
 from torch.nn import functional
 
 from kimiya.errors import ConfigError
 from kimiya.training import GATE_UP, MatrixView, MuonClip, param_groups
 from kimiya.training.muon_clip import NonFiniteGradient
+from tests.training.optim.models import Mixed
 
 
 def generator(seed):

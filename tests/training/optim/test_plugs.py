@@ -8,12 +8,12 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.optim.models import Grouped, Mixed
 from torch import nn
 
 from kimiya.errors import ConfigError
 from kimiya.training import MuonClip, MuonClipFactory, build_optimizer, build_optimizers
 from kimiya.training.plugs import OptimizerList
+from tests.training.optim.models import Grouped, Mixed
 
 DOCS = Path(__file__).parents[3] / "docs" / "training-muonclip.md"
 EXAMPLES = re.findall(r"```python\n(.*?)```", DOCS.read_text(), re.DOTALL)

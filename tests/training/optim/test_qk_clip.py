@@ -7,11 +7,11 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.optim.models import Grouped, Latent, naive_logits, naive_maxima
 from torch import nn
 
 from kimiya.errors import ConfigError
 from kimiya.training import AttentionLayout, MuonClip, QKClip, report_max_logits
+from tests.training.optim.models import Grouped, Latent, naive_logits, naive_maxima
 
 KINDS = {
     "mha": lambda: Grouped(4, 4, gain=3.0),

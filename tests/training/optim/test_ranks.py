@@ -12,8 +12,6 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
-from tests.training.optim.models import Experts, Grouped, Latent, naive_maxima
-from tests.training.optim.ranks import run_on_ranks
 from torch import distributed as dist
 from torch import nn
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
@@ -25,6 +23,8 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
 
 from kimiya.training import MuonClip, QKClip, muon_update, sharding
+from tests.training.optim.models import Experts, Grouped, Latent, naive_maxima
+from tests.training.optim.ranks import run_on_ranks
 
 TOLERANCE = {"atol": 2e-5, "rtol": 0}
 TAU = 0.9
