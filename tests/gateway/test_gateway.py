@@ -8,8 +8,11 @@ import pytest
 
 from kimiya.assembly import App, assemble
 from kimiya.config.settings import Config, ProviderConfig, RouteConfig
+from kimiya.core.context import CallContext
+from kimiya.core.exchange import Request
 from kimiya.gateway.endpoints import Limits
 from kimiya.gateway.keys import KeyStore
+from kimiya.pipeline import Call
 from kimiya.providers.simulated import SimulatedProvider
 from kimiya.wire.dialects import DIALECTS
 from tests.gateway.driver import Client, gateway_over
@@ -290,3 +293,38 @@ async def test_a_stream_says_what_was_done_in_a_comment(client: Client) -> None:
     comment = [line for line in answer.body.splitlines() if line.startswith(b": ")]
     assert any(b"route=sim:echo" in line for line in comment)
     assert answer.body.rstrip().endswith(b"data: [DONE]")
+
+
+@pytest.mark.parametrize("tags", ["nonsense", "=x", ",".join(f"t{n}=1" for n in range(20))])
+async def test_tags_that_cannot_be_read_are_refused(tags: str, client: Client) -> None:
+    body = body_for("openai_chat", "hi")
+    answer = await client.send(CALLS["openai_chat"], body, headers={"x-kimiya-tags": tags})
+    assert answer.status == 400
+    assert b"x-kimiya-tags" in answer.body
+
+
+async def test_the_account_of_a_call_comes_from_key_and_headers(
+    app: App, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[CallContext] = []
+    whole = app.pipeline.whole
+
+    def spy(request: Request, context: CallContext) -> Call:
+        seen.append(context)
+        return whole(request, context)
+
+    monkeypatch.setattr(app.pipeline, "whole", spy)
+    store = KeyStore(tmp_path / "keys.json")
+    key_id, secret = store.create("test")
+    headers = {
+        "x-api-key": secret,
+        "x-kimiya-tags": "department=sales, project=x",
+        "x-kimiya-conversation": "c-1",
+        "x-kimiya-run": "r-1",
+    }
+    client = Client(gateway_over(app, tmp_path, keys=store))
+    await client.send(
+        CALLS["anthropic_messages"], body_for("anthropic_messages", "hi"), headers=headers
+    )
+    tags = {"department": "sales", "project": "x"}
+    assert seen == [CallContext(key_id, tags, "c-1", None, "r-1", "anthropic_messages")]

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import msgspec
 
+from kimiya.core.context import CallContext
 from kimiya.core.exchange import Request
 from kimiya.errors import KimiyaError, LocalProtocolError, Overloaded, Unauthorized, redact
+from kimiya.gateway.account import context_of
 from kimiya.gateway.exchange import (
     BodyTooLarge,
     ClientGone,
@@ -82,12 +84,13 @@ class Endpoints:
         self._metrics.in_flight.inc()
         call: Call | None = None
         try:
-            request = await self._admit(exchange, match)
+            request, context = await self._admit(exchange, match)
             if match.route.counts_tokens:
                 await self._count(exchange, match, request)
                 return
             stream = request.stream
-            call = self._pipeline.stream(request) if stream else self._pipeline.whole(request)
+            start = self._pipeline.stream if stream else self._pipeline.whole
+            call = start(request, context)
             async with Departure(exchange):
                 if stream:
                     await send_stream(exchange, match.dialect, request, call)
@@ -110,7 +113,9 @@ class Endpoints:
 
     async def models(self, exchange: Exchange) -> None:
         """List the names a client may ask for, as OpenAI's or Anthropic's clients expect it."""
-        if (refusal := self._refusal(exchange)) is not None:
+        try:
+            self._key(exchange)
+        except Unauthorized as refusal:
             await self._plain_error(exchange, refusal)
             return
         names = self._models.model_names()
@@ -142,7 +147,9 @@ class Endpoints:
 
     async def metrics(self, exchange: Exchange) -> None:
         """The Prometheus page."""
-        if (refusal := self._refusal(exchange)) is not None:
+        try:
+            self._key(exchange)
+        except Unauthorized as refusal:
             await self._plain_error(exchange, refusal)
             return
         page = self._metrics.page()
@@ -161,11 +168,10 @@ class Endpoints:
         message = f"{exchange.path} takes {allowed}, not {exchange.method}"
         await self._plain_error(exchange, _Status(405, message), {"allow": allowed})
 
-    async def _admit(self, exchange: Exchange, match: Match) -> Request:
+    async def _admit(self, exchange: Exchange, match: Match) -> tuple[Request, CallContext]:
         """Everything that can refuse a request before it reaches the pipeline."""
         exchange.check_headers(self._limits.max_header_bytes)
-        if (refusal := self._refusal(exchange)) is not None:
-            raise refusal
+        key = self._key(exchange)
         if self._in_flight > self._limits.max_streams:
             raise Overloaded(
                 f"this gateway already answers {self._limits.max_streams} requests"
@@ -173,7 +179,9 @@ class Endpoints:
                 retry_after_s=1,
             )
         body = await exchange.body(self._limits.max_body_bytes)
-        return match.dialect.decode_request(body, model=match.model, stream=match.route.streams)
+        request = match.dialect.decode_request(body, model=match.model, stream=match.route.streams)
+        key_id = key.key_id if key is not None else None
+        return request, context_of(exchange, key_id, request, match.dialect.name)
 
     async def _send_whole(
         self, exchange: Exchange, match: Match, request: Request, call: Call
@@ -208,17 +216,23 @@ class Endpoints:
         status = _STATUS_OF.get(type(error), answer.status)
         await exchange.answer(status, answer.body, _JSON, answer.headers)
 
-    def _refusal(self, exchange: Exchange) -> Unauthorized | None:
-        """Why this caller may not call, or ``None``."""
+    def _key(self, exchange: Exchange) -> Key | None:
+        """The key this caller shows; ``None`` where the gateway has none and asks for none.
+
+        Raises:
+            Unauthorized: No key, or an unknown one.
+        """
         if not self._keys.has_active:
             return None
         secret = presented_secret(exchange)
         if secret is None:
-            return Unauthorized(
+            raise Unauthorized(
                 "this gateway wants one of its keys, as `Authorization: Bearer KEY` or `x-api-key`"
             )
-        key: Key | None = self._keys.check(secret)
-        return None if key is not None else Unauthorized("this gateway does not know that key")
+        key = self._keys.check(secret)
+        if key is None:
+            raise Unauthorized("this gateway does not know that key")
+        return key
 
     async def _plain_error(
         self, exchange: Exchange, error: KimiyaError, headers: dict[str, str] | None = None
