@@ -114,6 +114,8 @@ def damaged_name(tools: Any, calls: Sequence[Call], rng: random.Random) -> Line 
     names = [tool["function"]["name"] for tool in tools]
     if len({plain(name) for name in names}) < len(names):
         return None
+    if len({dumps(call) for call in calls}) < len(calls):
+        return None  # without indexes, equal calls are copies
     forms: list[Callable[[str, int], str]] = [
         lambda name, n: f"{name}:{n}",
         lambda name, n: f"functions.{name}",

@@ -49,7 +49,16 @@ MARKERS = [
     "<｜tool▁call▁end｜>",
 ]
 THINK = ["<think>", "</think>"]
-HALVES = ["<|tool_calls_sec", "<|", "<", "|>", "tion_begin|>", "call_begin|>", "<|tool_", "im_end|>"]
+HALVES = [
+    "<|tool_calls_sec",
+    "<|",
+    "<",
+    "|>",
+    "tion_begin|>",
+    "call_begin|>",
+    "<|tool_",
+    "im_end|>",
+]
 HEADERS = ["functions.read:0", "read", "functions.", "functions.count-to:12", " functions.write_file:1 ",
            "call_9fK2", "read:3", "deploy", "functions.list_all:4", "0", "write_file"]  # fmt: skip
 BODIES = ['{"path": "a.txt"}', '{"path": "a", "text": "b"}', '{"n": "5"}', '{"n": 5}', "{}", "{",
@@ -60,7 +69,20 @@ FOREIGN = ["<function=read>", "</function>", "<function_calls>", "</function_cal
            '<invoke name="read">', "</invoke>", '<parameter name="path">', "</parameter>",
            "<tool_call>", "</tool_call>", "<read>", "</read>", "<path>", "</path>",
            "Using tool: read\n", 'call tool="read" index="1"', "tools", "message"]  # fmt: skip
-PLAIN = ["Hello", " ", "\n", "Now I read it. ", "日本語", "}", "]", "1 < 2", ":", "!", "!!!!!!!!", "x" * 40]
+PLAIN = [
+    "Hello",
+    " ",
+    "\n",
+    "Now I read it. ",
+    "日本語",
+    "}",
+    "]",
+    "1 < 2",
+    ":",
+    "!",
+    "!!!!!!!!",
+    "x" * 40,
+]
 QUOTES = ["`", "```", "\n```\n", '"', "'", "“"]
 
 plain_piece = st.sampled_from(MARKERS + THINK + HALVES + HEADERS + BODIES + FOREIGN + PLAIN)

@@ -42,7 +42,9 @@ def soup(rng: random.Random, *, quoting: bool) -> str:
     if rng.random() < 0.3 and text:
         # Flip, drop or double one character: what no list of pieces would hold.
         at = rng.randrange(len(text))
-        text = text[:at] + rng.choice(["", text[at] * 2, chr(rng.randrange(32, 500))]) + text[at + 1 :]
+        text = (
+            text[:at] + rng.choice(["", text[at] * 2, chr(rng.randrange(32, 500))]) + text[at + 1 :]
+        )
     return text
 
 

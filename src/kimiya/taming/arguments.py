@@ -169,8 +169,8 @@ def _followed(found: Read, *, is_closed: bool) -> Read | Refused:
 
 def _unclosable(walk: "_Walk", *, is_closed: bool) -> str | None:
     """Why the open brackets cannot be closed; ``None`` where they can, in one way."""
-    if len(walk.stack) > _MAX_CLOSERS:
-        return "many brackets are open"
+    if len(walk.stack) > (_MAX_CLOSERS if is_closed else 1):
+        return "several brackets are open"
     if walk.last in ('"value"', "}", "]"):
         return None
     if walk.last == "word" and (is_closed or not walk.ends_open):

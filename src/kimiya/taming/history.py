@@ -107,6 +107,9 @@ def _with_canonical_ids(
     for message in messages:
         parts: list[Part] = []
         is_new = False
+        if message.role == "assistant":
+            for call in message.tool_calls:
+                waiting.pop(call.call_id, None)  # some clients count their ids anew each round
         for part in message.parts:
             if isinstance(part, ToolCall):
                 name = canonical(part.name, index)

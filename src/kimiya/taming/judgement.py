@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
@@ -206,7 +206,7 @@ class _Court:
         if any(same_arguments(call.arguments) == canonical_json(value) for call in self.calls):
             self._echo(item.raw)
             return
-        fitting = self.toolbox.fitting(value) if value else ()  # pyright: ignore[reportUnknownArgumentType]
+        fitting = self._meant_by(cast("dict[str, JsonValue]", value), item.raw)
         if len(fitting) == 1 and fitting[0] in self.toolbox.json_tools:
             made = Candidate(fitting[0], item.raw, "content", "json", is_closed=True, raw=item.raw)
             self.candidate(made, is_alone=True)
@@ -216,6 +216,14 @@ class _Court:
             self.decide(f"refused: {excerpt(item.raw)}", what)
         else:
             self.say(item.raw)
+
+    def _meant_by(self, value: dict[str, JsonValue], raw: str) -> tuple[str, ...]:
+        """The tools a bare object may be meant for, if it is valid arguments of one at all."""
+        if not value or CONTROL.search(raw):
+            return ()
+        fitting = self.toolbox.fitting(value)
+        schemas = [self.toolbox.schema(name) for name in fitting]
+        return fitting if any(s.fits(s.coerced(value)) for s in schemas) else ()
 
     def _echo(self, text: str) -> None:
         what = f"dropped {excerpt(text)!r}: a call's own arguments, shown as text"
