@@ -157,6 +157,8 @@ class Scanner:
             return True
         if "{" in text or text.endswith(FUNCTION_PREFIXES) or "functions" in text:
             return False
+        if self._prose_rules and any(rule.start in text for rule in self._prose_rules):
+            return False
         if self._line_is_blank or "\n" in text:
             starts = self._line_starts(text, 0, len(text))
             return not any(self._lexicon.opens_line(text[start:]) for start in starts)
