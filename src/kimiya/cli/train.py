@@ -18,7 +18,7 @@ from kimiya.errors import ConfigError, KimiyaError
 __all__ = ["add_parser", "run"]
 
 
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:  # pyright: ignore[reportPrivateUsage]
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:  # pyright: ignore[reportPrivateUsage]
     """Add ``train`` to the command's subcommands; the parsed arguments carry ``run``."""
     parser = subparsers.add_parser(
         "train",
