@@ -9,14 +9,16 @@ RESERVE = """
 CREATE FUNCTION kimiya_budget_reserve(
     p_id text, p_counters text[], p_usd_limits numeric[], p_token_limits bigint[],
     p_request_limits bigint[], p_usd numeric, p_tokens bigint, p_requests bigint,
-    p_expires_us bigint, p_counters_json text
+    p_now_us bigint, p_expires_us bigint, p_counters_json text
 ) RETURNS TABLE (
-    has_room boolean, spent_usd numeric, spent_tokens bigint, spent_requests bigint,
+    has_room boolean, has_expired boolean,
+    spent_usd numeric, spent_tokens bigint, spent_requests bigint,
     reserved_usd numeric, reserved_tokens bigint, reserved_requests bigint
 ) LANGUAGE plpgsql AS $$
 #variable_conflict use_column
 DECLARE
     refused boolean;
+    stale boolean;
 BEGIN
     IF (SELECT count(*) FROM budget_counters c WHERE c.counter = ANY(p_counters))
             < cardinality(p_counters) THEN
@@ -26,17 +28,6 @@ BEGIN
     END IF;
     PERFORM 1 FROM budget_counters c WHERE c.counter = ANY(p_counters)
         ORDER BY c.counter FOR UPDATE;
-    RETURN QUERY
-        SELECT (p_usd_limits[n] IS NULL
-                OR c.spent_usd + c.reserved_usd + p_usd <= p_usd_limits[n])
-            AND (p_token_limits[n] IS NULL
-                OR c.spent_tokens + c.reserved_tokens + p_tokens <= p_token_limits[n])
-            AND (p_request_limits[n] IS NULL
-                OR c.spent_requests + c.reserved_requests + p_requests <= p_request_limits[n]),
-            c.spent_usd, c.spent_tokens, c.spent_requests,
-            c.reserved_usd, c.reserved_tokens, c.reserved_requests
-        FROM unnest(p_counters) WITH ORDINALITY AS asked (name, n)
-        JOIN budget_counters c ON c.counter = asked.name ORDER BY n;
     SELECT EXISTS (
         SELECT 1 FROM unnest(p_counters) WITH ORDINALITY AS asked (name, n)
         JOIN budget_counters c ON c.counter = asked.name
@@ -44,6 +35,20 @@ BEGIN
             OR c.spent_tokens + c.reserved_tokens + p_tokens > p_token_limits[n]
             OR c.spent_requests + c.reserved_requests + p_requests > p_request_limits[n]
     ) INTO refused;
+    stale := refused AND EXISTS (
+        SELECT 1 FROM budget_reservations r WHERE r.state = 'open' AND r.expires_us <= p_now_us
+    );
+    RETURN QUERY
+        SELECT (p_usd_limits[n] IS NULL
+                OR c.spent_usd + c.reserved_usd + p_usd <= p_usd_limits[n])
+            AND (p_token_limits[n] IS NULL
+                OR c.spent_tokens + c.reserved_tokens + p_tokens <= p_token_limits[n])
+            AND (p_request_limits[n] IS NULL
+                OR c.spent_requests + c.reserved_requests + p_requests <= p_request_limits[n]),
+            stale, c.spent_usd, c.spent_tokens, c.spent_requests,
+            c.reserved_usd, c.reserved_tokens, c.reserved_requests
+        FROM unnest(p_counters) WITH ORDINALITY AS asked (name, n)
+        JOIN budget_counters c ON c.counter = asked.name ORDER BY n;
     IF refused THEN
         RETURN;
     END IF;
@@ -121,7 +126,7 @@ BEGIN
         UPDATE budget_reservations SET state = 'expired' WHERE reservation_id = ANY(expired);
     END IF;
     DELETE FROM budget_reservations
-        WHERE state <> 'open' AND expires_us <= p_now_us - p_keep_us;
+        WHERE state IN ('settled', 'expired') AND expires_us <= p_now_us - p_keep_us;
     RETURN coalesce(cardinality(expired), 0);
 END $$
 """

@@ -24,7 +24,7 @@ from kimiya.ledger.postgres_pool import PostgresPool
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SWEEP_EVERY_US = 60 * 1_000_000
 _KEEP_US = KEPT_AFTER_EXPIRY_S * 1_000_000
-_RESERVE = "SELECT * FROM kimiya_budget_reserve($1,$2,$3,$4,$5,$6,$7,$8,$9,$10)"
+_RESERVE = "SELECT * FROM kimiya_budget_reserve($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11)"
 _SETTLE = "SELECT kimiya_budget_settle($1,$2,$3,$4,$5,$6,$7)"
 _SWEEP = "SELECT kimiya_budget_sweep($1,$2)"
 _BALANCES = (
@@ -49,9 +49,10 @@ class PostgresBudgets:
         if now_us >= self._sweep_due_us:
             self._sweep_due_us = now_us + _SWEEP_EVERY_US
             await self._sweep(now_us)
-        answer = await self._ask(reservation_id, holds, amounts, until)
-        if answer.refused_by is not None and await self._sweep(now_us):
-            answer = await self._ask(reservation_id, holds, amounts, until)
+        answer, has_expired = await self._ask(reservation_id, holds, amounts, until)
+        if has_expired:
+            await self._sweep(now_us)
+            answer, _ = await self._ask(reservation_id, holds, amounts, until)
         return answer
 
     async def settle(
@@ -84,7 +85,8 @@ class PostgresBudgets:
 
     async def _ask(
         self, reservation_id: str, holds: Sequence[Hold], amounts: Amounts, until: Lease
-    ) -> Answer:
+    ) -> tuple[Answer, bool]:
+        """The answer, and whether it was no while others' expired reservations stand in the way."""
         names = [hold.counter for hold in holds]
         async with self._pool.connection() as connection:
             found = await connection.fetch(
@@ -97,17 +99,18 @@ class PostgresBudgets:
                 amounts.usd,
                 amounts.tokens,
                 amounts.requests,
+                _us(until.now),
                 _us(until.expires),
                 json.dumps(names),
             )
         rows = [tuple(row) for row in found]
         refused = (position for position, row in enumerate(rows) if not row[0])
-        return Answer(next(refused, None), tuple(_balance(row[1:]) for row in rows))
+        answer = Answer(next(refused, None), tuple(_balance(row[2:]) for row in rows))
+        return answer, any(row[1] for row in rows)
 
-    async def _sweep(self, now_us: int) -> bool:
+    async def _sweep(self, now_us: int) -> None:
         async with self._pool.connection() as connection:
-            expired: int = await connection.fetchval(_SWEEP, now_us, _KEEP_US)
-        return expired > 0
+            await connection.fetchval(_SWEEP, now_us, _KEEP_US)
 
 
 def _balance(cells: Sequence[Any]) -> Balance:

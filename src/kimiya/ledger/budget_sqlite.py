@@ -26,7 +26,7 @@ from kimiya.ledger.budget_store import (
     has_room,
 )
 from kimiya.ledger.migrations import BUDGET_MIGRATIONS
-from kimiya.ledger.sqlite import connect, migrate, transaction
+from kimiya.ledger.sqlite import connect, identity_of, migrate, transaction
 from kimiya.ledger.store import StoreAway
 
 T = TypeVar("T")
@@ -42,6 +42,7 @@ class SqliteBudgets:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        self._identity: tuple[int, int] | None = None
         self._lock = asyncio.Lock()
         self._sweep_due_us = 0
 
@@ -80,26 +81,33 @@ class SqliteBudgets:
                 raise self._away(error) from error
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T], patience_ms: int) -> T:
+        connection = self._connected()
+        if patience_ms:
+            connection.execute(f"PRAGMA busy_timeout={patience_ms}")
+        try:
+            with transaction(connection):
+                return work(connection)
+        finally:
+            if patience_ms:
+                connection.execute("PRAGMA busy_timeout=0")
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._connection is not None and identity_of(self._path) != self._identity:
+            self._disconnect()
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             connection = connect(self._path)
             try:
                 migrate(connection, BUDGET_MIGRATIONS, self._path)
+                # No fsync a call: kill -9 loses nothing, a power cut the last moments.
+                connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("PRAGMA busy_timeout=0")
             except BaseException:
                 connection.close()
                 raise
-            # No fsync a call: kill -9 loses nothing, a power cut the last moments.
-            connection.execute("PRAGMA synchronous=NORMAL")
-            connection.execute("PRAGMA busy_timeout=0")
             self._connection = connection
-        if patience_ms:
-            self._connection.execute(f"PRAGMA busy_timeout={patience_ms}")
-        try:
-            with transaction(self._connection):
-                return work(self._connection)
-        finally:
-            if patience_ms:
-                self._connection.execute("PRAGMA busy_timeout=0")
+            self._identity = identity_of(self._path)
+        return self._connection
 
     def _away(self, error: Exception) -> StoreAway:
         self._disconnect()
@@ -184,7 +192,7 @@ def _sweep(db: sqlite3.Connection, now_us: int) -> bool:
             (reservation_id,),
         )
     db.execute(
-        "DELETE FROM budget_reservations WHERE expires_us <= ?",
+        "DELETE FROM budget_reservations WHERE state IN ('settled', 'expired') AND expires_us <= ?",
         (now_us - KEPT_AFTER_EXPIRY_S * 1_000_000,),
     )
     return bool(expired)

@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from kimiya.ledger.budget import Amounts, Limit
 
-KEPT_AFTER_EXPIRY_S = 86_400
+KEPT_AFTER_EXPIRY_S = 3_600
 """How long a reservation is remembered after it has expired, so that a late or repeated settlement
 is known for what it is."""
 

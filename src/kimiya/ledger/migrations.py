@@ -10,8 +10,20 @@ from collections.abc import Mapping
 from kimiya.ledger.budget_functions import RESERVE, SETTLE, SWEEP
 
 TYPES: Mapping[str, Mapping[str, str]] = {
-    "sqlite": {"usd": "TEXT", "blob": "BLOB", "real": "REAL", "strict": " STRICT"},
-    "postgres": {"usd": "numeric", "blob": "bytea", "real": "double precision", "strict": ""},
+    "sqlite": {
+        "usd": "TEXT",
+        "blob": "BLOB",
+        "real": "REAL",
+        "strict": " STRICT",
+        "keyed": " STRICT, WITHOUT ROWID",
+    },
+    "postgres": {
+        "usd": "numeric",
+        "blob": "bytea",
+        "real": "double precision",
+        "strict": "",
+        "keyed": "",
+    },
 }
 """What a column type is called, by database."""
 
@@ -56,13 +68,13 @@ LEDGER_MIGRATIONS: tuple[tuple[str, ...], ...] = (
             error TEXT,
             duration_s {real} NOT NULL,
             PRIMARY KEY (call_id, number)
-        ){strict}""",
+        ){keyed}""",
         """CREATE TABLE call_tags (
             call_id TEXT NOT NULL,
             name TEXT NOT NULL,
             value TEXT NOT NULL,
             PRIMARY KEY (call_id, name)
-        ){strict}""",
+        ){keyed}""",
     ),
 )
 
@@ -91,7 +103,7 @@ BUDGET_MIGRATIONS: tuple[tuple[str, ...], ...] = (
             reserved_usd {usd} NOT NULL,
             reserved_tokens BIGINT NOT NULL,
             reserved_requests BIGINT NOT NULL
-        ){strict}""",
+        ){keyed}""",
         """CREATE TABLE budget_reservations (
             reservation_id TEXT PRIMARY KEY,
             state TEXT NOT NULL,
@@ -100,8 +112,8 @@ BUDGET_MIGRATIONS: tuple[tuple[str, ...], ...] = (
             tokens BIGINT NOT NULL,
             requests BIGINT NOT NULL,
             counters TEXT NOT NULL
-        ){strict}""",
-        "CREATE INDEX budget_reservations_by_expiry ON budget_reservations (expires_us)",
+        ){keyed}""",
+        "CREATE INDEX budget_reservations_by_expiry ON budget_reservations (state, expires_us)",
     ),
 )
 

@@ -72,7 +72,7 @@ class SqliteStore:
             ) from error
 
     def _connected(self) -> sqlite3.Connection:
-        if self._connection is not None and _identity_of(self._path) != self._identity:
+        if self._connection is not None and identity_of(self._path) != self._identity:
             self._disconnect()
         if self._connection is None:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -84,7 +84,7 @@ class SqliteStore:
                 connection.close()
                 raise
             self._connection = connection
-            self._identity = _identity_of(self._path)
+            self._identity = identity_of(self._path)
         return self._connection
 
     def _disconnect(self) -> None:
@@ -212,7 +212,8 @@ def _costs(connection: sqlite3.Connection, query: CostQuery) -> tuple[CostRow, .
     return tuple(cost_row(cells) for cells in found)
 
 
-def _identity_of(path: Path) -> tuple[int, int] | None:
+def identity_of(path: Path) -> tuple[int, int] | None:
+    """Which file a path means now; it changes when the file is moved away or replaced."""
     try:
         state = path.stat()
     except OSError:
