@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 import msgspec
 
+from kimiya.caching.planner import Planned
+from kimiya.catalog.card import ModelCard
 from kimiya.catalog.pricing import cost_usd
 from kimiya.core.context import NO_CONTEXT, CallContext
 from kimiya.core.events import PartEnd, ReasoningDelta, StreamEvent, StreamStart, UsageReport
 from kimiya.core.exchange import Request, Usage, Verdict
 from kimiya.core.fold import Fold, unfold
 from kimiya.errors import KimiyaError
+from kimiya.pipeline.accounts import Entry
 from kimiya.pipeline.ready import Ready, make_ready
 from kimiya.pipeline.report import Attempt, Outcome, Report, total_usd
 from kimiya.pipeline.walk import Walk
@@ -51,6 +54,8 @@ class _Trial:
         self.began_s = began_s
         self.usage: Usage | None = None
         self.error: str | None = None
+        self.ready: Ready | None = None
+        self.ticket = 0
 
 
 class Call:
@@ -103,6 +108,7 @@ class Call:
             TamingExhausted: No attempt gave a reply that could be let through.
         """
         walk = self._walk()
+        entry = await self._enter(walk)
         try:
             while True:
                 try:
@@ -113,11 +119,12 @@ class Call:
                 except KimiyaError as error:
                     await self._clock.sleep(walk.after_error(error))
         finally:
-            self._close_report()
+            self._leave(walk, entry)
         return Outcome(response, self._report)
 
     async def _run(self) -> AsyncGenerator[StreamEvent, None]:
         walk = self._walk()
+        entry = await self._enter(walk)
         try:
             while True:
                 try:
@@ -134,7 +141,15 @@ class Call:
                         raise
                     await self._clock.sleep(walk.after_error(error))
         finally:
-            self._close_report()
+            self._leave(walk, entry)
+
+    async def _enter(self, walk: Walk) -> Entry:
+        accounts = self._pipeline.accounts
+        return await accounts.enter(self._request, self._context, walk.targets)
+
+    def _leave(self, walk: Walk, entry: Entry) -> None:
+        self._close_report()
+        self._pipeline.accounts.leave(entry, self._context, self._report, walk.targets)
 
     def _walk(self) -> Walk:
         pipeline, model = self._pipeline, self._request.model
@@ -144,17 +159,19 @@ class Call:
         """One attempt, asked for whole."""
         trial = self._begin(walk)
         try:
-            ready = self._make_ready(walk)
+            ready = trial.ready = await self._board(trial, walk)
             tamer = Tamer(ready.prepared, trial.target.card, store=self._shelf)
             provider = self._pipeline.router.provider(trial.target.provider)
             response = await provider.complete(ready.request, trial.target.card)
             trial.usage = response.usage
+            self._written(trial)
             gathering = Fold()
             for raw in unfold(response):
                 _feed(gathering, tamer.feed(raw))
             _feed(gathering, tamer.close())
             self._judge(tamer.verdict, walk)
             self._mark_sent()
+            self._report = msgspec.structs.replace(self._report, is_complete=True)
         except (KimiyaError, _Unusable) as failure:
             trial.error = type(failure).__name__.lstrip("_")
             raise
@@ -167,12 +184,14 @@ class Call:
         trial = self._begin(walk)
         held: list[StreamEvent] = []
         try:
-            ready = self._make_ready(walk)
+            ready = trial.ready = await self._board(trial, walk)
             tamer = Tamer(ready.prepared, trial.target.card, store=self._shelf)
             waits = self._waiting_kinds(ready.request)
             provider = self._pipeline.router.provider(trial.target.provider)
             async with aclosing(provider.stream(ready.request, trial.target.card)) as raw_events:
                 async for raw in raw_events:
+                    if trial.ticket:
+                        self._written(trial)
                     if isinstance(raw, UsageReport):
                         trial.usage = raw.usage
                     for event in tamer.feed(raw):
@@ -191,6 +210,7 @@ class Call:
             self._mark_sent()
             for event in held:
                 yield event
+            self._report = msgspec.structs.replace(self._report, is_complete=True)
         except (KimiyaError, _Unusable) as failure:
             trial.error = type(failure).__name__.lstrip("_")
             raise
@@ -201,6 +221,18 @@ class Call:
         self._report = msgspec.structs.replace(self._report, target=walk.target.label)
         return _Trial(walk.target, self._clock.monotonic())
 
+    async def _board(self, trial: _Trial, walk: Walk) -> Ready:
+        """The request for this attempt, sent not before its prefix is free to be written."""
+        ready = self._make_ready(walk)
+        if ready.prefix is not None and ready.prefix.gates:
+            trial.ticket = await self._pipeline.flights.board(ready.prefix.gates)
+        return ready
+
+    def _written(self, trial: _Trial) -> None:
+        if trial.ticket:
+            self._pipeline.flights.written(trial.ticket)
+            trial.ticket = 0
+
     def _make_ready(self, walk: Walk) -> Ready:
         pipeline, target = self._pipeline, walk.target
         ready = make_ready(
@@ -209,6 +241,7 @@ class Call:
             pipeline.router.provider(target.provider),
             store=self._shelf,
             prose=pipeline.prose,
+            plan=self._plan if pipeline.planner is not None else None,
         )
         if ready.adjustments:
             self._report = msgspec.structs.replace(self._report, adjustments=ready.adjustments)
@@ -216,6 +249,10 @@ class Call:
             return ready
         request = asked_again(ready.request, walk.broken, target.card)
         return msgspec.structs.replace(ready, request=request)
+
+    def _plan(self, request: Request, card: ModelCard) -> Planned:
+        assert self._pipeline.planner is not None
+        return self._pipeline.planner.plan(request, card, self._context, self._clock.now())
 
     def _waiting_kinds(self, request: Request) -> tuple[type, ...]:
         """Events that wait for what comes behind them."""
@@ -245,10 +282,13 @@ class Call:
             self._report = msgspec.structs.replace(self._report, first_event_s=first_event_s)
 
     def _end(self, trial: _Trial) -> None:
-        usage = trial.usage
-        price = trial.target.card.price_on(
-            self._clock.now().date(), usage.input_tokens if usage is not None else 0
-        )
+        usage, ready, now = trial.usage, trial.ready, self._clock.now()
+        if trial.ticket:
+            self._pipeline.flights.abandoned(trial.ticket)
+        planner = self._pipeline.planner
+        if planner is not None and ready is not None and ready.prefix and trial.error is None:
+            planner.observe(ready.prefix, trial.target.card, usage, now)
+        price = trial.target.card.price_on(now.date(), usage.input_tokens if usage else 0)
         self._attempts.append(
             Attempt(
                 target=trial.target.label,
@@ -256,6 +296,8 @@ class Call:
                 error=trial.error,
                 usage=usage,
                 cost_usd=cost_usd(usage, price) if usage is not None else None,
+                price=price,
+                dialect=ready.dialect if ready is not None else "",
             )
         )
 

@@ -6,12 +6,15 @@ from typing import Protocol
 
 import msgspec
 
+from kimiya.caching.planner import Planner
 from kimiya.core.clock import Clock, SystemClock
 from kimiya.core.context import NO_CONTEXT, CallContext
 from kimiya.core.exchange import Request
 from kimiya.core.messages import JsonValue
 from kimiya.core.token_estimate import estimate_input_tokens
+from kimiya.pipeline.accounts import Accounts
 from kimiya.pipeline.call import Call, HoldReasoning
+from kimiya.pipeline.flights import Flights
 from kimiya.pipeline.ready import make_ready
 from kimiya.pipeline.report import Outcome, TokenCount
 from kimiya.providers.provider import Provider, Target
@@ -48,6 +51,8 @@ class Pipeline:
         clock: What waits and stamps.
         rng: Where jitter is drawn from.
         prose: By tool name, how its arguments look when a model types them as prose.
+        planner: Where cache breakpoints go; ``None`` leaves them to callers.
+        accounts: Ledger, budgets and rate limits; ``None`` keeps no books.
         hold_reasoning: When reasoning waits for the first text or call (see ``Call``).
     """
 
@@ -59,6 +64,8 @@ class Pipeline:
         clock: Clock | None = None,
         rng: random.Random | None = None,
         prose: Mapping[str, JsonValue] | None = None,
+        planner: Planner | None = None,
+        accounts: Accounts | None = None,
         hold_reasoning: HoldReasoning = "with_tools",
     ) -> None:
         self.router = router
@@ -66,6 +73,9 @@ class Pipeline:
         self.clock = clock or SystemClock()
         self.rng = rng or random.Random()  # noqa: S311 (jitter, not secrets)
         self.prose = prose
+        self.planner = planner
+        self.accounts = accounts or Accounts(self.clock)
+        self.flights = Flights(self.clock)
         self.hold_reasoning: HoldReasoning = hold_reasoning
         self.reasoning_shelf = ReasoningShelf()
         """Reasoning of earlier replies, for clients that drop it."""

@@ -5,6 +5,7 @@ from decimal import Decimal
 
 from msgspec import Struct
 
+from kimiya.catalog.card import Price
 from kimiya.core.exchange import Adjustment, Response, Usage, Verdict
 
 
@@ -19,6 +20,10 @@ class Attempt(Struct, frozen=True):
     usage: Usage | None = None
     cost_usd: Decimal | None = None
     """``None`` where no price is known or no usage was reported."""
+    price: Price | None = None
+    """The row that priced it."""
+    dialect: str = ""
+    """The wire it went over; ``""`` where none was involved."""
 
 
 class Report(Struct, frozen=True):
@@ -35,6 +40,8 @@ class Report(Struct, frozen=True):
     """Of the attempt that answered."""
     cost_usd: Decimal | None = None
     """All attempts together; ``None`` where any part is unpriced."""
+    is_complete: bool = False
+    """Whether the caller has the whole reply."""
     first_event_s: float | None = None
     """Seconds from the call to its first content."""
     duration_s: float = 0.0

@@ -5,7 +5,6 @@ another host could do better. The last error is raised when no target is left.
 """
 
 import random
-from collections.abc import Sequence
 
 from kimiya.core.exchange import Verdict
 from kimiya.errors import InvalidRequest, KimiyaError, TamingExhausted, Unauthorized
@@ -16,8 +15,11 @@ from kimiya.providers.retry import RetryPolicy, delay_s
 class Walk:
     """The way of one call along its route."""
 
-    def __init__(self, targets: Sequence[Target], policy: RetryPolicy, rng: random.Random) -> None:
-        self._targets = targets
+    def __init__(
+        self, targets: tuple[Target, ...], policy: RetryPolicy, rng: random.Random
+    ) -> None:
+        self.targets = targets
+        """In the order they are tried."""
         self._policy = policy
         self._rng = rng
         self._position = 0
@@ -32,7 +34,7 @@ class Walk:
     @property
     def target(self) -> Target:
         """Where the next attempt goes."""
-        return self._targets[self._position]
+        return self.targets[self._position]
 
     def after_error(self, error: KimiyaError) -> float:
         """An attempt ended in an error; seconds to wait before the next one.
@@ -74,7 +76,7 @@ class Walk:
         self._failures += 1
 
     def _next_target(self, error: KimiyaError) -> None:
-        if self._position == len(self._targets) - 1 or not may_reroute(error):
+        if self._position == len(self.targets) - 1 or not may_reroute(error):
             raise error
         self._position += 1
         self._failures = 0
