@@ -13,7 +13,7 @@ Invariants:
 from collections.abc import Iterable
 from datetime import datetime
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
@@ -157,8 +157,29 @@ _decoder = msgspec.msgpack.Decoder(LedgerRecord)
 
 
 def encode_record(record: LedgerRecord) -> bytes:
-    """The record as it lies in the spool and in the store."""
-    return _encoder.encode(record)
+    """The record as it lies in the spool and in the store.
+
+    Text no encoding knows (half a surrogate pair, from a client) is replaced by question marks: a
+    call is billed whatever it was called.
+    """
+    try:
+        return _encoder.encode(record)
+    except UnicodeEncodeError:
+        plain = _encodable(msgspec.to_builtins(record))
+        return _encoder.encode(msgspec.convert(plain, LedgerRecord))
+
+
+def _encodable(value: object) -> object:
+    match value:
+        case str():
+            return value.encode("utf-8", "replace").decode()
+        case dict():
+            items = cast("dict[object, object]", value).items()
+            return {_encodable(key): _encodable(item) for key, item in items}
+        case list() | tuple():
+            return [_encodable(item) for item in cast("list[object]", value)]
+        case _:
+            return value
 
 
 def decode_record(payload: bytes) -> LedgerRecord:
