@@ -4,9 +4,9 @@ See ``providers.provider`` for the contract it keeps. A reply carries no id or m
 the request id of the answer and the model asked for stand in their places.
 """
 
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import urlsplit
 
 from msgspec.structs import replace
@@ -29,11 +29,55 @@ from kimiya.providers.provider import Provider
 from kimiya.providers.sigv4 import Outgoing, Scope, sign
 from kimiya.providers.transport import HttpReply, Transport
 from kimiya.wire.bedrock_converse import BEDROCK_CONVERSE
+from kimiya.wire.bedrock_converse_errors import asks_for_profile, names_no_model
 from kimiya.wire.dialect import Dialect, WireOptions, WireRequest
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPTIONS = WireOptions()
 _REQUEST_ID = "x-amzn-requestid"
+
+
+class ModelIds(Protocol):
+    """What the region accepts for the model ids of cards. Never fails for want of knowledge."""
+
+    def current(self, written: str) -> str:
+        """The id to call with, as far as is known.
+
+        Raises:
+            InvalidRequest: The user's settings forbid the model here.
+        """
+        ...
+
+    async def alternatives(self, written: str) -> Sequence[str]:
+        """What to call with after ``current`` was refused, best first."""
+        ...
+
+    def accept(self, written: str, model_id: str) -> None:
+        """``model_id`` was taken for ``written``."""
+        ...
+
+    def remedy(self, written: str) -> str:
+        """What the user can do where every alternative was refused."""
+        ...
+
+
+class AsWritten:
+    """Ids are what they are."""
+
+    def current(self, written: str) -> str:
+        """The same."""
+        return written
+
+    async def alternatives(self, written: str) -> Sequence[str]:
+        """None."""
+        return ()
+
+    def accept(self, written: str, model_id: str) -> None:
+        """Nothing is remembered."""
+
+    def remedy(self, written: str) -> str:
+        """The refusal has its own."""
+        return ""
 
 
 class BedrockProvider:
@@ -46,6 +90,7 @@ class BedrockProvider:
         credentials: Asked before every call.
         endpoint_url: Another address than the region's own, for private endpoints and tests.
         clock: Dates the signatures.
+        ids: Knows what the region accepts; by default ids are sent as written.
 
     Raises:
         ConfigError: Region or address cannot be used.
@@ -60,8 +105,10 @@ class BedrockProvider:
         endpoint_url: str | None = None,
         *,
         clock: Clock | None = None,
+        ids: ModelIds | None = None,
     ) -> None:
         self._name = name
+        self._ids: ModelIds = ids or AsWritten()
         self._scope = Scope(_checked_region(name, region))
         self._transport = transport
         self._credentials = credentials
@@ -82,15 +129,15 @@ class BedrockProvider:
 
     async def stream(self, request: Request, card: ModelCard) -> AsyncGenerator[StreamEvent, None]:
         """Answer as a stream."""
-        reply = await self._ask(replace(request, stream=True))
+        reply, model_id = await self._ask(replace(request, stream=True))
         try:
             decoder = BEDROCK_CONVERSE.event_decoder()
             async with aclosing(reply.chunks()) as chunks:
                 async for chunk in chunks:
                     for event in decoder.feed(chunk):
-                        yield self._named(event, reply, request)
+                        yield self._named(event, reply, model_id)
             for event in decoder.close():
-                yield self._named(event, reply, request)
+                yield self._named(event, reply, model_id)
         except ProviderError as error:
             self._mine(error)
             raise
@@ -99,7 +146,7 @@ class BedrockProvider:
 
     async def complete(self, request: Request, card: ModelCard) -> Response:
         """Answer whole."""
-        reply = await self._ask(replace(request, stream=False))
+        reply, model_id = await self._ask(replace(request, stream=False))
         try:
             response = BEDROCK_CONVERSE.decode_response(await reply.read())
         except ProviderError as error:
@@ -108,7 +155,7 @@ class BedrockProvider:
         finally:
             await reply.aclose()
         response_id = reply.headers.get(_REQUEST_ID, "")
-        return replace(response, response_id=response_id, model=request.model)
+        return replace(response, response_id=response_id, model=model_id)
 
     async def count_tokens(self, request: Request, card: ModelCard) -> int | None:
         """Input tokens as the service counts them; ``None`` for the many models it does not count.
@@ -135,9 +182,53 @@ class BedrockProvider:
         """Close every connection."""
         await self._transport.aclose()
 
-    async def _ask(self, request: Request) -> HttpReply:
+    async def _ask(self, request: Request) -> tuple[HttpReply, str]:
+        """The answer, and the model id that was accepted."""
+        asked = self._ids.current(request.model)
         try:
-            wire = BEDROCK_CONVERSE.encode_request(request, _OPTIONS)
+            return await self._ask_as(asked, request), asked
+        except InvalidRequest as refusal:
+            if not (asks_for_profile(refusal) or names_no_model(refusal)):
+                raise
+            return await self._ask_otherwise(request, asked, refusal)
+
+    async def _ask_otherwise(
+        self, request: Request, asked: str, refusal: InvalidRequest
+    ) -> tuple[HttpReply, str]:
+        """Ask through the profiles that could serve a model whose own id was refused."""
+        written = request.model
+        tried, closed = [asked], None
+        for model_id in await self._ids.alternatives(written):
+            tried.append(model_id)
+            try:
+                reply = await self._ask_as(model_id, request)
+            except Unauthorized as error:
+                closed = error  # some profiles may be closed to the account, and others not
+                continue
+            except InvalidRequest as error:
+                if asks_for_profile(error) or names_no_model(error):
+                    continue
+                self._ids.accept(written, model_id)
+                raise
+            self._ids.accept(written, model_id)
+            return reply, model_id
+        remedy = self._ids.remedy(written)
+        if closed is not None:
+            raise closed from refusal
+        if not remedy:
+            raise refusal
+        raise InvalidRequest(
+            f"{self._name} refuses {' and '.join(tried)} ({refusal.message.partition('. ')[0]})."
+            f" {remedy}",
+            provider=self._name,
+            status=refusal.status,
+            code=refusal.code,
+            request_id=refusal.request_id,
+        ) from refusal
+
+    async def _ask_as(self, model_id: str, request: Request) -> HttpReply:
+        try:
+            wire = BEDROCK_CONVERSE.encode_request(replace(request, model=model_id), _OPTIONS)
         except LocalProtocolError as error:
             raise self._inexpressible(error) from error
         return await self._send(wire)
@@ -193,11 +284,11 @@ class BedrockProvider:
         return error
 
     @staticmethod
-    def _named(event: StreamEvent, reply: HttpReply, request: Request) -> StreamEvent:
+    def _named(event: StreamEvent, reply: HttpReply, model_id: str) -> StreamEvent:
         if not isinstance(event, StreamStart):
             return event
         response_id = reply.headers.get(_REQUEST_ID, "")
-        return replace(event, response_id=response_id, model=request.model)
+        return replace(event, response_id=response_id, model=model_id)
 
 
 def _checked_region(name: str, region: str) -> str:
@@ -231,3 +322,4 @@ if TYPE_CHECKING:
         return provider
 
     _checked = _conforms
+    _ids: ModelIds = AsWritten()

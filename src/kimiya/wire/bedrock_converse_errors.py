@@ -137,6 +137,16 @@ def read_exception(name: str, payload: bytes) -> ProviderError:
     )
 
 
+def asks_for_profile(error: ProviderError) -> bool:
+    """Whether a model was refused under its bare id, and wants an inference profile."""
+    return "on-demand throughput" in error.message and error.code == "ValidationException"
+
+
+def names_no_model(error: ProviderError) -> bool:
+    """Whether the region knows no model or profile of that id."""
+    return "model identifier is invalid" in error.message
+
+
 def describe(name: str, message: str, status: int | None = None) -> ProviderError:
     """The error for an exception's name, message and status, with a remedy where we know one."""
     plain = message.replace("\u2019", "'").lower()

@@ -142,9 +142,10 @@ class SimulatedBedrock:
         if named.profile is not None or not named.model.counts_tokens:
             raise invalid("The provided model doesn't support counting tokens.")
         fields = _json(body)
-        prompt: Any = fields.get("input", {}).get("converse") if isinstance(fields, dict) else None
-        if prompt is None:
-            raise invalid("Malformed input request: input is missing.")
+        try:
+            prompt: Any = fields["input"]["converse"]
+        except (KeyError, TypeError):
+            raise invalid("Malformed input request: input is missing.") from None
         check_body(prompt)
         return sum(block.tokens for block in blocks_of(prompt, ""))
 

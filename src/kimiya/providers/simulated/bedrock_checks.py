@@ -21,7 +21,7 @@ def check_body(body: Any) -> None:
     config = _object(_object(body, "the body").get("toolConfig") or {}, "toolConfig")
     for key, fields in (("tools", config), ("system", body)):
         for entry in _list(fields, key):
-            _object(entry, key)
+            _check_point(_object(entry, key))
     for index, message in enumerate(_list(body, "messages")):
         content = _list(_object(message, "messages"), "content")
         if not content:
@@ -33,7 +33,13 @@ def check_body(body: Any) -> None:
             _check_block(content, at, f"#/messages/{index}/content/{at}", _object(block, "content"))
 
 
+def _check_point(entry: dict[str, Any]) -> None:
+    if "cachePoint" in entry:
+        _object(entry["cachePoint"], "cachePoint")
+
+
 def _check_block(content: list[Any], at: int, place: str, block: dict[str, Any]) -> None:
+    _check_point(block)
     result = _object(block.get("toolResult") or {}, "toolResult")
     if any("cachePoint" in inner for inner in _list(result, "content")):
         raise invalid(
