@@ -14,8 +14,8 @@ from kimiya.taming.arguments import decoded
 from kimiya.taming.calls import Meant, Toolbox
 from kimiya.taming.findings import Candidate, Dictated, Typed, excerpt
 from kimiya.taming.grammar import CONTROL
+from kimiya.taming.mentions import neutral
 from kimiya.taming.policy import LOOP_FAIL_AT, LOOP_RETRY_AT, ruling
-from kimiya.taming.scanner import neutral
 
 
 class Said(Struct):
