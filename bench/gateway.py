@@ -118,6 +118,10 @@ def kimiya_command(folder: Path, upstream: int, paced: int, port: int) -> list[s
 port = {port}
 keys_file = "{folder / "keys.json"}"
 
+[ledger]
+path = "{folder / "ledger.db"}"
+spool = "{folder / "spool"}"
+
 [providers.instant]
 kind = "openai"
 base_url = "http://127.0.0.1:{upstream}/v1"

@@ -64,7 +64,7 @@ retries = 0
 """
         for name, address in hosts.items()
     )
-    return f'[gateway]\nport = {port}\nkeys_file = "{folder / "keys.json"}"\n{providers}'
+    return f'[gateway]\nport = {port}\nkeys_file = "{folder / "keys.json"}"\n[ledger]\npath = "{folder / "ledger.db"}"\nspool = "{folder / "spool"}"\n{providers}'
 
 
 def read_metrics(port: int) -> dict[str, float]:

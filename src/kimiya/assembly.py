@@ -10,6 +10,9 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from kimiya.books import open_accounts
+from kimiya.caching.history import MemoryHistory
+from kimiya.caching.planner import Planner
 from kimiya.catalog.card import DialectName, ModelCard
 from kimiya.catalog.catalog import Catalog, unknown_card
 from kimiya.config.settings import Config, ProviderConfig
@@ -131,8 +134,20 @@ class App(Struct, frozen=True):
     routes: Routes
     pipeline: Pipeline
 
+    async def open_books(self, env: Mapping[str, str] | None = None) -> None:
+        """Open the ledger and enforce budgets and limits, as configured; call once, in the loop.
+
+        Raises:
+            LedgerError: The ledger's files cannot be used.
+            ConfigError: A budget cannot be read, or the database's address is not set.
+        """
+        self.pipeline.accounts = await open_accounts(
+            self.config, self.pipeline.clock, os.environ if env is None else env
+        )
+
     async def aclose(self) -> None:
-        """Close every provider."""
+        """Close the books and every provider."""
+        await self.pipeline.accounts.aclose()
         for provider in self.providers.values():
             await provider.aclose()
 
@@ -165,6 +180,7 @@ def assemble(
         routes,
         clock=clock,
         prose=config.taming.prose,
+        planner=Planner(MemoryHistory()) if config.caching.plan else None,
         hold_reasoning=config.taming.hold_reasoning,
     )
     return App(config, catalog, providers, routes, pipeline)

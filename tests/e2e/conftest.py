@@ -27,6 +27,10 @@ CONFIG = """\
 keys_file = "{folder}/keys.json"
 log = "warning"
 
+[ledger]
+path = "{folder}/ledger.db"
+spool = "{folder}/spool"
+
 [providers.sim]
 kind = "simulated"
 host = "moonshot"

@@ -12,8 +12,12 @@ import msgspec
 from msgspec import Struct
 
 from kimiya.config.settings import (
+    BudgetConfig,
+    CachingConfig,
     DefaultsConfig,
     GatewayConfig,
+    LedgerConfig,
+    LimitConfig,
     ProviderConfig,
     RouteConfig,
     TamingConfig,
@@ -27,9 +31,16 @@ PREFIX = "KIMIYA_"
 _PLAIN: Mapping[str, type[Struct]] = {
     "gateway": GatewayConfig,
     "taming": TamingConfig,
+    "caching": CachingConfig,
+    "ledger": LedgerConfig,
     "defaults": DefaultsConfig,
 }
-_NAMED: Mapping[str, type[Struct]] = {"providers": ProviderConfig, "routes": RouteConfig}
+_NAMED: Mapping[str, type[Struct]] = {
+    "providers": ProviderConfig,
+    "routes": RouteConfig,
+    "budgets": BudgetConfig,
+    "limits": LimitConfig,
+}
 _NESTED: Mapping[str, type[Struct]] = {"timeouts": TimeoutsConfig}
 _SECTIONS = (*_PLAIN, *_NAMED, "models")
 

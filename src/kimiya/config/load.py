@@ -15,11 +15,15 @@ from kimiya.catalog.catalog import Catalog
 from kimiya.config.checks import check
 from kimiya.config.environment import overlay
 from kimiya.config.origin import Origin
-from kimiya.config.sections import section, table_at
+from kimiya.config.sections import S, section, table_at
 from kimiya.config.settings import (
+    BudgetConfig,
+    CachingConfig,
     Config,
     DefaultsConfig,
     GatewayConfig,
+    LedgerConfig,
+    LimitConfig,
     ProviderConfig,
     RouteConfig,
     TamingConfig,
@@ -31,7 +35,18 @@ from kimiya.errors import ConfigError
 _MAX_BYTES = 4 * 1024 * 1024
 _MAX_DEPTH = 16
 _AT_LINE = re.compile(r"\(at line (\d+), column \d+\)")
-_SECTIONS = ("gateway", "providers", "routes", "models", "taming", "defaults")
+_SECTIONS = (
+    "gateway",
+    "providers",
+    "routes",
+    "models",
+    "taming",
+    "caching",
+    "ledger",
+    "budgets",
+    "limits",
+    "defaults",
+)
 
 
 def find_file(path: str | Path | None = None, env: Mapping[str, str] | None = None) -> Path | None:
@@ -73,14 +88,16 @@ def load_config(path: str | Path | None = None, env: Mapping[str, str] | None = 
     origin = Origin(name, TomlLines(text) if file else None, variables)
     _known_sections(raw, origin)
     config = Config(
-        gateway=section(table_at(raw, ("gateway",), origin), GatewayConfig, ("gateway",), origin),
+        gateway=_one(raw, "gateway", GatewayConfig, origin),
         providers=_each(raw, "providers", ProviderConfig, origin),
         routes=_each(raw, "routes", RouteConfig, origin),
         models=_rows(raw, origin),
-        taming=section(table_at(raw, ("taming",), origin), TamingConfig, ("taming",), origin),
-        defaults=section(
-            table_at(raw, ("defaults",), origin), DefaultsConfig, ("defaults",), origin
-        ),
+        taming=_one(raw, "taming", TamingConfig, origin),
+        caching=_one(raw, "caching", CachingConfig, origin),
+        ledger=_one(raw, "ledger", LedgerConfig, origin),
+        budgets=_each(raw, "budgets", BudgetConfig, origin),
+        limits=_each(raw, "limits", LimitConfig, origin),
+        defaults=_one(raw, "defaults", DefaultsConfig, origin),
         file=name,
     )
     check(config, origin)
@@ -156,6 +173,10 @@ def _known_sections(raw: Mapping[str, Any], origin: Origin) -> None:
                 "there is no such table",
                 f"Did you mean [{near[0]}]?" if near else f"Tables: {', '.join(_SECTIONS)}",
             )
+
+
+def _one(raw: Mapping[str, Any], name: str, kind: type[S], origin: Origin) -> S:
+    return section(table_at(raw, (name,), origin), kind, (name,), origin)
 
 
 def _each(

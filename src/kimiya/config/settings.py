@@ -5,6 +5,7 @@ are never fields: a provider names the environment variable that holds its key.
 """
 
 from collections.abc import Mapping
+from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any, Literal, TypeAlias
 
@@ -110,6 +111,53 @@ class RouteConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     """Repeats at one target before the next is tried."""
 
 
+class LedgerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[ledger]``: where what calls cost is kept."""
+
+    enabled: bool = True
+    path: str = "~/.local/share/kimiya/ledger.db"
+    """SQLite file, for one gateway on one machine."""
+    postgres_env: str | None = None
+    """The variable that holds a PostgreSQL address (``postgresql://...``), for several replicas."""
+    spool: str = "~/.local/share/kimiya/spool"
+    """Folder where records wait for the store; on a local disk."""
+    when_full: Literal["refuse", "go_on"] = "go_on"
+    """What becomes of calls while the store is away and the spool is full."""
+    when_away: Literal["refuse", "go_on"] = "refuse"
+    """What becomes of calls under a budget while its counters cannot be reached."""
+
+
+class CachingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[caching]``: prompt caching."""
+
+    plan: bool = True
+    """Place breakpoints where the expected saving is positive; a client's own are always kept."""
+
+
+class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[budgets.NAME]``: the most that may be spent in a period."""
+
+    usd: Decimal | None = None
+    tokens: int | None = None
+    requests: int | None = None
+    period: Literal["day", "week", "month", "run"] = "month"
+    """Calendar periods in UTC."""
+    per: tuple[str, ...] = ()
+    """Whom it binds: ``key``, ``user``, ``conversation``, ``run`` or ``tag:NAME``, each alone
+    (every value has a counter of its own) or with ``=VALUE``; all must match."""
+    soft_share: Decimal | None = None
+    """Share of the limit from which calls carry a warning, such as 0.8."""
+    unpriced: Literal["refuse", "pass"] = "refuse"
+    """What becomes of a call without a known price under a limit in dollars."""
+
+
+class LimitConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``[limits.KEY_ID]``: how fast a key may call; ``*`` holds for keys not named."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+
+
 class TamingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``[taming]``: what happens to replies before clients see them."""
 
@@ -139,6 +187,10 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models: tuple[Mapping[str, Any], ...] = ()
     """Rows for ``Catalog.load``; see ``overrides``."""
     taming: TamingConfig = TamingConfig()
+    caching: CachingConfig = CachingConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    budgets: Mapping[str, BudgetConfig] = {}
+    limits: Mapping[str, LimitConfig] = {}
     defaults: DefaultsConfig = DefaultsConfig()
     file: str | None = None
     """The file it was read from; ``None`` where there was none."""

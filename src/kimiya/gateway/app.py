@@ -2,6 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 
+from kimiya.errors import KimiyaError
 from kimiya.gateway.endpoints import Endpoints
 from kimiya.gateway.exchange import Exchange, Receive, Scope, Send
 from kimiya.gateway.fronts import FrontTable
@@ -10,14 +11,19 @@ from kimiya.gateway.fronts import FrontTable
 class Gateway:
     """One gateway process, as an ASGI application.
 
-    ``on_shutdown`` is awaited when the server has drained.
+    ``on_startup`` is awaited before the first request, ``on_shutdown`` when the server has drained.
     """
 
     def __init__(
-        self, endpoints: Endpoints, *, on_shutdown: Callable[[], Awaitable[None]] | None = None
+        self,
+        endpoints: Endpoints,
+        *,
+        on_startup: Callable[[], Awaitable[None]] | None = None,
+        on_shutdown: Callable[[], Awaitable[None]] | None = None,
     ) -> None:
         self._endpoints = endpoints
         self._fronts = FrontTable()
+        self._on_startup = on_startup
         self._on_shutdown = on_shutdown
         self._pages: dict[str, Callable[[Exchange], Awaitable[None]]] = {
             "/v1/models": endpoints.models,
@@ -51,6 +57,12 @@ class Gateway:
         while True:
             message = await receive()
             if message["type"] == "lifespan.startup":
+                try:
+                    if self._on_startup is not None:
+                        await self._on_startup()
+                except KimiyaError as error:
+                    await send({"type": "lifespan.startup.failed", "message": error.message})
+                    return
                 await send({"type": "lifespan.startup.complete"})
             elif message["type"] == "lifespan.shutdown":
                 if self._on_shutdown is not None:

@@ -46,7 +46,7 @@ def build_gateway(config: Config) -> Gateway:
         if telemetry is not None:
             telemetry.shutdown()
 
-    return Gateway(endpoints, on_shutdown=close)
+    return Gateway(endpoints, on_startup=app.open_books, on_shutdown=close)
 
 
 def serve(config: Config) -> None:
