@@ -1,8 +1,9 @@
 """What a call costs on its way through the gateway, beside LiteLLM's proxy and a direct call.
 
 One worker each, one local host that answers at once, in one run. The process under test is pinned
-to one core, load and host to another. CPU per request and ratios hold on a shared machine; wall times
-are its own.
+to one core, load and host to another. CPU per request and ratios hold on a shared machine; wall
+times are its own. ``kimiya`` keeps no books, as LiteLLM here; ``books`` is the same gateway with
+ledger, cache planner and a budget on.
 
     python bench/gateway.py [--quick] [--json] [--seconds 8] [--rounds 3] [--no-peer]
 
@@ -13,6 +14,8 @@ Figures (``--json`` prints them as one object on the last line):
 * ``cpu_us_per_event``: of the gateway's process, streams of 50 events a reply sent one event at a
   time, 32 connections.
 * ``throughput_vs_litellm``: requests a second at 32 connections over LiteLLM's; null without it.
+* ``books_added_p50_ms``, ``books_cpu_ms_per_request``: the first two with ledger, planner and a
+  budget on.
 * ``tamed_over_untamed_cpu``: CPU of a call through taming over one without, the larger of whole and
   streamed.
 * ``rss_mb``: resident memory of the gateway after the load.
@@ -109,7 +112,20 @@ def running(command: list[str], port: int, core: int, **env: str) -> Iterator[in
             process.wait()
 
 
-def kimiya_command(folder: Path, upstream: int, paced: int, port: int) -> list[str]:
+BOOKS = """
+[budgets.everyone]
+requests = 1000000000
+period = "day"
+"""
+NO_BOOKS = """
+[caching]
+plan = false
+"""
+
+
+def kimiya_command(
+    folder: Path, upstream: int, paced: int, port: int, *, books: bool = False
+) -> list[str]:
     """Our gateway in front of the instant host."""
     config = folder / "kimiya.toml"
     config.write_text(
@@ -119,6 +135,7 @@ port = {port}
 keys_file = "{folder / "keys.json"}"
 
 [ledger]
+enabled = {str(books).lower()}
 path = "{folder / "ledger.db"}"
 spool = "{folder / "spool"}"
 
@@ -155,7 +172,7 @@ model_id = "raw"
 like = "local/smollm2-135m-instruct"
 dialects = ["openai_chat"]
 call_format = "none"
-"""
+{BOOKS if books else NO_BOOKS}"""
     )
     return [sys.executable, "-m", "kimiya", "serve", "--config", str(config)]
 
@@ -232,7 +249,9 @@ async def measure(
     translated = request_bytes("/v1/messages", messages_body("bench-paced"), headers)
     streams = 4 if is_peer else 32
     shapes = [("JSON, 1 connection", chat, 1, "request"), ("JSON, 32", chat, 32, "request")]
-    if is_peer and args.quick:
+    if name == "books":
+        shapes = shapes[:2]
+    elif is_peer and args.quick:
         shapes = shapes[1:]  # the only figure the ratio needs; the peer is slow to start
     elif pid is not None:
         shapes.append((f"SSE paced, {streams}", paced, streams, "event"))
@@ -320,7 +339,11 @@ def figures(rows: list[Row]) -> dict[str, float | None]:
         if (value := middle("kimiya", shape, "cpu_us"))
         and (plain := middle("kimiya", plain_shape, "cpu_us"))
     ]
+    books = middle("books", "JSON", "p50_ms", single=True)
+    books_cpu_us = middle("books", "JSON", "cpu_us")
     result = {
+        "books_added_p50_ms": books - direct if books and direct else None,
+        "books_cpu_ms_per_request": books_cpu_us / 1000 if books_cpu_us else None,
         "added_p50_ms": ours - direct if ours is not None and direct is not None else None,
         "cpu_ms_per_request": cpu_us / 1000 if cpu_us is not None else None,
         "cpu_us_per_event": max(events) if events else None,
@@ -351,6 +374,11 @@ async def run(args: argparse.Namespace) -> list[Row]:
         command = kimiya_command(Path(folder), instant, paced, port)
         with running(command, port, server_core) as pid:
             rows += await measure("kimiya", port, pid, args)
+        print("kimiya with books ...", flush=True)
+        port = free_port()
+        command = kimiya_command(Path(folder), instant, paced, port, books=True)
+        with running(command, port, server_core) as pid:
+            rows += await measure("books", port, pid, args)
         if args.peer and find_litellm(may_install=not args.quick):
             print("litellm ...", flush=True)
             port = free_port()

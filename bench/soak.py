@@ -64,7 +64,15 @@ retries = 0
 """
         for name, address in hosts.items()
     )
-    return f'[gateway]\nport = {port}\nkeys_file = "{folder / "keys.json"}"\n[ledger]\npath = "{folder / "ledger.db"}"\nspool = "{folder / "spool"}"\n{providers}'
+    return f"""
+[gateway]
+port = {port}
+keys_file = "{folder / "keys.json"}"
+
+[ledger]
+path = "{folder / "ledger.db"}"
+spool = "{folder / "spool"}"
+{providers}"""
 
 
 def read_metrics(port: int) -> dict[str, float]:
