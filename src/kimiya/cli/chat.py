@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     screen = screen_for(sys.stdout, sys.stderr, shows_reasoning=args.reasoning)
     with asyncio.Runner() as runner:
         try:
+            runner.run(app.open_books())
             if prompt is None:
                 return _talk(runner, conversation, screen)
             if args.json:
