@@ -286,16 +286,6 @@ def _device() -> torch.device:
 
 def _optimizer(model: K2Model, recipe: Recipe) -> torch.optim.Optimizer:
     settings = recipe.optimizer
-    if settings.algorithm == "adamw":
-        decayed = [p for p in model.parameters() if p.ndim >= 2]
-        rest = [p for p in model.parameters() if p.ndim < 2]
-        return torch.optim.AdamW(
-            [{"params": decayed}, {"params": rest, "weight_decay": 0.0}],
-            lr=settings.lr,
-            betas=settings.betas,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
     groups = param_groups(
         model,
         lr=settings.lr,
@@ -303,6 +293,17 @@ def _optimizer(model: K2Model, recipe: Recipe) -> torch.optim.Optimizer:
         weight_decay=settings.weight_decay,
         adamw_betas=settings.betas,
     )
+    if settings.algorithm == "adamw":
+        # The same groups and rates, so that the two differ in the matrices' rule alone.
+        plain = [
+            {
+                "params": [parameter for _, parameter in group["params"]],
+                "lr": group["lr"],
+                "weight_decay": group["weight_decay"],
+            }
+            for group in groups
+        ]
+        return torch.optim.AdamW(plain, lr=settings.lr, betas=settings.betas, fused=True)
     return MuonClip(
         groups,
         lr=settings.lr,

@@ -60,13 +60,13 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerRecipe:
-    """``[optimizer]``: MuonClip, or AdamW for everything."""
+    """``[optimizer]``: MuonClip, or AdamW for the matrices too."""
 
     algorithm: Literal["muonclip", "adamw"] = "muonclip"
     lr: float = 5e-3
-    """Of the matrices under Muon; of everything under ``adamw``."""
+    """Of the matrices."""
     adamw_lr: float = 3e-3
-    """Of embeddings, head, norms and routers beside Muon."""
+    """Of embeddings, head, norms and routers, which follow AdamW either way."""
     weight_decay: float = 0.0
     momentum: float = 0.95
     ns_coefficients: str = "jordan"
