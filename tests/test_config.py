@@ -80,6 +80,11 @@ def test_the_example_is_valid_and_says_every_key() -> None:
         config.providers["box"],
         config.providers["box"].timeouts,
         config.routes["kimi"],
+        config.taming,
+        config.caching,
+        config.ledger,
+        config.budgets["team"],
+        config.limits["*"],
     ):
         for field in table.__struct_fields__:
             assert field in text or field in ("dialect", "endpoint_url"), field
