@@ -44,7 +44,8 @@ run: $(VENV)/run ## Start the gateway with the embedded model and send real call
 .PHONY: test
 test: $(VENV)/train npm-clients ## Run every test
 	$(BIN)/kimiya local install
-	$(BIN)/pytest $(PYTEST_ARGS)
+	eval "$$(sh scripts/postgres_for_tests.sh)"; $(BIN)/pytest $(PYTEST_ARGS); \
+	result=$$?; sh scripts/postgres_for_tests.sh stop; exit $$result
 
 .PHONY: npm-clients
 npm-clients: ## Install the npm clients the end-to-end tests drive, where npm is present
