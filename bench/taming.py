@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from taming_replies import MAKERS, Call, Line
+
 from kimiya.core.events import Finish, TextDelta
 from kimiya.core.exchange import ToolSpec
 from kimiya.core.schema import compiled
@@ -32,7 +33,8 @@ SETS = ("simple_python", "multiple", "parallel", "parallel_multiple", "live_simp
         "live_multiple", "live_parallel", "live_parallel_multiple")  # fmt: skip
 Case = tuple[list[dict[str, Any]], list[Call]]
 
-_KINDS = {"dict": "object", "float": "number", "tuple": "array", "int": "integer", "bool": "boolean",
+_KINDS = {"dict": "object", "float": "number", "tuple": "array", "int": "integer",
+          "bool": "boolean",
           "str": "string", "list": "array"}  # fmt: skip
 
 
@@ -179,7 +181,7 @@ def speed(quick: bool) -> dict[str, float]:
     """Clean streamed text: megabytes a second in large pieces, microseconds in token-sized ones."""
     rng = random.Random(7)
     words = (
-        "the agent reads each file, then writes (once) what it has found. Functions: 3 < 5!".split()
+        "the agent reads each file, then writes (once) what it has found. Functions: 3 < 5!".split()  # noqa: SIM905
     )
     text = "".join(
         rng.choice(words) + (" " if rng.random() < 0.95 else "\n") for _ in range(200_000)

@@ -131,8 +131,8 @@ def damaged_name(tools: Any, calls: Sequence[Call], rng: random.Random) -> Line 
     form = rng.choice(forms)
     headers = [form(name, n) for n, (name, _) in enumerate(calls)]
     if rng.random() < 0.5:
-        deltas = [_native(n, f"c{n}", header, dumps(a))
-                  for n, (header, (_, a)) in enumerate(zip(headers, calls, strict=True))]  # fmt: skip
+        pairs = enumerate(zip(headers, calls, strict=True))
+        deltas = [_native(n, f"c{n}", header, dumps(a)) for n, (header, (_, a)) in pairs]
         return line("D", tools, deltas, told(calls), "tool_calls")
     parts = [raw_call(c, n, header=h) for n, (h, c) in enumerate(zip(headers, calls, strict=True))]
     return line("D", tools, [{"content": section(parts)}], told(calls))

@@ -59,7 +59,8 @@ HALVES = [
     "<|tool_",
     "im_end|>",
 ]
-HEADERS = ["functions.read:0", "read", "functions.", "functions.count-to:12", " functions.write_file:1 ",
+HEADERS = ["functions.read:0", "read", "functions.", "functions.count-to:12",
+           " functions.write_file:1 ",
            "call_9fK2", "read:3", "deploy", "functions.list_all:4", "0", "write_file"]  # fmt: skip
 BODIES = ['{"path": "a.txt"}', '{"path": "a", "text": "b"}', '{"n": "5"}', '{"n": 5}', "{}", "{",
           '{"path": "a', '"{\\"path\\": \\"x\\"}"', '{"path": "a"', '{"queries": ["a", "b"]}',

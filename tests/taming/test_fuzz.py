@@ -6,6 +6,7 @@ or invalid call, cutting changes nothing, and a bound on time per character.
 
 import os
 import random
+import re
 import time
 from typing import Any
 
@@ -28,6 +29,8 @@ from tests.taming.replies import (
 )
 
 SCHEMAS = {t["function"]["name"]: t["function"]["parameters"] for t in TOOLS}
+QUOTED = re.compile(r'"[^"]{0,3}<\|tool_call_end\|>[^"]{0,3}"')
+"""The one piece of a soup that is JSON and quotes a marker, a character of it changed perhaps."""
 PIECES = MARKERS + THINK + HALVES + HEADERS + BODIES + FOREIGN + PLAIN
 WHOLE = [
     f"<|tool_call_begin|>functions.{name}:{n}<|tool_call_argument_begin|>{body}<|tool_call_end|>"
@@ -42,9 +45,8 @@ def soup(rng: random.Random, *, quoting: bool) -> str:
     if rng.random() < 0.3 and text:
         # Flip, drop or double one character: what no list of pieces would hold.
         at = rng.randrange(len(text))
-        text = (
-            text[:at] + rng.choice(["", text[at] * 2, chr(rng.randrange(32, 500))]) + text[at + 1 :]
-        )
+        other = rng.choice(["", text[at] * 2, chr(rng.randrange(32, 500))])
+        text = text[:at] + other + text[at + 1 :]
     return text
 
 
@@ -61,7 +63,7 @@ def reply(rng: random.Random, *, quoting: bool) -> list[dict[str, Any]]:
                 "name": rng.choice([*NAMES, "", soup(rng, quoting=quoting)]),
                 "arguments": rng.choice([*BODIES, soup(rng, quoting=quoting)]),
             }
-            call = {"index": rng.choice([0, 1, None]), "id": rng.choice(["", "a", "functions.read:0"]),
+            call = {"index": rng.choice([0, 1, None]), "id": rng.choice(["", "a", "functions.r:0"]),
                     "function": function}  # fmt: skip
             deltas.append({"tool_calls": [call]})
     return deltas
@@ -79,7 +81,7 @@ def check(seed: int) -> None:
         assert call["name"] in names, (seed, outcome)
         assert compiled(SCHEMAS[call["name"]]).problem(call["arguments"]) is None, (seed, outcome)
     if not quoting and tools:
-        said = (outcome.text + outcome.reasoning).replace('"<|tool_call_end|>"', "")
+        said = QUOTED.sub("", outcome.text + outcome.reasoning)
         assert CONTROL.search(said) is None, (seed, outcome)
     for places in (Places(None), Places(3, seed)):
         assert replay(line, recut(line, places)) == outcome, seed
@@ -98,6 +100,6 @@ def test_fuzz() -> None:
     print(f"{tried} replies, next seed {seed}")
 
 
-@pytest.mark.parametrize("seed", range(150))
+@pytest.mark.parametrize("seed", range(40))
 def test_a_few_seeds(seed: int) -> None:
     check(seed)

@@ -35,7 +35,9 @@ def tamed(
     text: str, tool: dict[str, Any], size: int, finish: str = "stop"
 ) -> tuple[str, OpenAITamer]:
     tamer = OpenAITamer([tool])
-    out = [d for at in range(0, len(text), size) for d in tamer.feed({"content": text[at : at + size]})]
+    out = [
+        d for at in range(0, len(text), size) for d in tamer.feed({"content": text[at : at + size]})
+    ]
     out += tamer.close(finish)
     return "".join(d.get("content", "") for d in out), tamer
 

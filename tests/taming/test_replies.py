@@ -1,4 +1,4 @@
-"""Replies of every family come to what was meant: our own cases, and a shared corpus if there is one."""
+"""Replies of every family come to what was meant: own cases, and a shared corpus if present."""
 
 from pathlib import Path
 from typing import Any

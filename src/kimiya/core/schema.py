@@ -263,8 +263,9 @@ class Schema:
             return self._coerce_members(cast("dict[str, Any]", value), known, depth)
         if isinstance(value, list) and isinstance(known.get("items"), dict):
             elements = cast("list[Any]", value)
-            return [self._coerce(each, known["items"], depth + 1) for each in elements]
-        return value
+            items = known["items"]
+            return [self._coerce(each, items, depth + 1) for each in elements]
+        return cast("JsonValue", value)
 
     def _coerce_members(
         self, value: dict[str, Any], node: dict[str, Any], depth: int

@@ -1,4 +1,4 @@
-"""What is no call at all: quotations, lone markers, other speakers' turns, and dictated arguments."""
+"""What is no call at all: quotations, lone markers, other speakers' turns, dictated arguments."""
 
 from kimiya.core.exchange import Defect
 from kimiya.taming.findings import Dictated, excerpt

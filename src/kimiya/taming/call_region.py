@@ -1,8 +1,8 @@
 """Calls between Kimi's markers: a table of moves, and a buffer.
 
-A marker moves the walk along ``TRANSITIONS``; an absent pair stays in the text of the call, where the
-names and arguments rooms judge it. A region that holds no call was a mention or a call that broke
-off, and says which.
+A marker moves the walk along ``TRANSITIONS``; an absent pair stays in the text of the call, where
+the names and arguments rooms judge it. A region that holds no call was a mention or a call that
+broke off, and says which.
 """
 
 import re

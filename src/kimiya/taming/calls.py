@@ -1,7 +1,7 @@
 """The acceptance rule: a call passes when exactly one declared tool fits, and not otherwise."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import msgspec
 from msgspec import Struct
@@ -101,8 +101,8 @@ class Toolbox:
         )
 
     def _read(self, candidate: Candidate) -> Read | Refused:
-        if isinstance(candidate.fields, dict):
-            return Read(candidate.fields, dumped(candidate.fields))
+        if candidate.fields is not None:
+            return Read(dict(candidate.fields), dumped(candidate.fields))
         is_native = candidate.dialect == "native"
         if not (candidate.is_closed or is_native or candidate.arguments.strip()):
             return Refused("truncated_call", "the reply ends before the arguments")
@@ -153,9 +153,7 @@ class Toolbox:
                 return problem
             if candidate.fields is None:
                 mends.append("coerced")
-            value = better
-        if candidate.fields is not None and value is found.value:
-            value = dict(value)
+            value = cast("dict[str, JsonValue]", better)
         return name, value, mends
 
 

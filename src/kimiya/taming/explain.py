@@ -46,7 +46,7 @@ def _raw(deltas: list[dict[str, Any]], finish: object) -> Iterator[tuple[str, st
         yield f"came as {label}", _shown(text)
     for delta in deltas:
         for call in cast("list[dict[str, Any]]", delta.get("tool_calls") or []):
-            function = call.get("function") or {}
+            function = cast("dict[str, Any]", call.get("function") or {})
             said = f"{function.get('name')!r} {function.get('arguments')!r} id {call.get('id')!r}"
             yield "came as call", _shown(said)
     yield "came as finish", repr(finish)

@@ -1,5 +1,6 @@
 """What the scanner finds in a channel, in order: text, thoughts, calls it may hold, remarks."""
 
+from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 from msgspec import Struct
@@ -25,8 +26,8 @@ class Candidate(Struct, frozen=True):
     """Raw text of the arguments; ``""`` where there were none."""
     channel: Channel
     dialect: str = "kimi_k2"
-    fields: JsonValue = None
-    """Arguments a dialect gives one by one, as text (XML); typed by the schema. A dict, or ``None``."""
+    fields: Mapping[str, JsonValue] | None = None
+    """Arguments a dialect gives one by one, as text (XML); their types are the schema's to say."""
     is_closed: bool = False
     """The model itself said that the call is complete, by a marker or by going on."""
     is_soft: bool = False

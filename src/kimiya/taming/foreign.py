@@ -40,10 +40,10 @@ def unwrap(text: str) -> list[Wrapped] | None:
     """
     value = decoded(text)
     if isinstance(value, dict):
-        several = cast("dict[str, Any]", value).get("tool_calls")
-        if isinstance(several, list) and len(cast("dict[str, Any]", value)) == 1:
-            value = cast("list[Any]", several)
-    elements = cast("list[Any]", value) if isinstance(value, list) else [value]
+        fields = cast("dict[str, Any]", value)
+        if list(fields) == ["tool_calls"] and isinstance(fields["tool_calls"], list):
+            value = cast("JsonValue", fields["tool_calls"])
+    elements: list[Any] = cast("list[Any]", value) if isinstance(value, list) else [value]
     calls = [_envelope(element) for element in elements]
     return [call for call in calls if call] if calls and all(calls) else None
 
@@ -97,7 +97,7 @@ def xml_calls(text: str) -> list[Fielded] | None:
     for pattern, fields in ((_INVOKE, _PARAMETER), (_FUNCTION, _NAMED_PARAMETER)):
         if pattern.search(body):
             return _tagged(body, pattern, fields)
-    if body.startswith("{") or body.startswith("["):
+    if body.startswith(("{", "[")):
         return [(name, arguments, None) for name, arguments in unwrap(body) or []] or None
     return _named_tag(body)
 

@@ -269,7 +269,9 @@ def _looks_marked(text: str) -> bool:
 
 
 def _defused_part(part: Part) -> Part:
-    if isinstance(part, Text | Reasoning):
+    if isinstance(part, Text):
+        return _defused_text(part)
+    if isinstance(part, Reasoning):
         return _defused_text(part)
     if isinstance(part, ToolCall):
         if _looks_marked(part.arguments) and (text := harmless(part.arguments)) != part.arguments:

@@ -1,4 +1,4 @@
-"""The end of a turn: every candidate settled, copies joined, inventions tagged, the policy asked."""
+"""The end of a turn: candidates settled, copies joined, inventions tagged, the policy asked."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -376,7 +376,8 @@ def _concluded(court: _Court) -> Judged:
     reason: FinishReason = finish.finish_reason
     repairs = list(court.repairs)
     if action in ("retry", "fail"):
-        assert rule is not None and defect is not None
+        assert rule is not None
+        assert defect is not None
         outcome = "retry" if action == "retry" else "failed"
         said = f"{defect.code}: {rule.why}"
         court.decide(outcome, said)
@@ -391,7 +392,7 @@ def _concluded(court: _Court) -> Judged:
         repairs.append(
             Repair(
                 "finish_reason_mended", f"the host said {said!r}: it is {reason!r}", "finish_reason"
-            )  # fmt: skip
+            )
         )
     verdict = Verdict("repaired" if repairs else "ok", tuple(repairs), tuple(court.defects))
     return Judged(tuple(court.shown), verdict, reason, tuple(court.decisions))

@@ -1,4 +1,4 @@
-"""Calls in the host's own field, read as candidates: names arrive in pieces, and swallow whole calls."""
+"""Calls in the host's own field, read as candidates: names come in pieces, or swallow calls."""
 
 from collections.abc import Sequence
 

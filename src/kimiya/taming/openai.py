@@ -1,7 +1,7 @@
 """Taming on its own, on OpenAI-shaped deltas: no gateway, no network.
 
-Adapts ``choices[0].delta`` dicts (or whole chunks) to events and back. Framing damage is mended here
-as a decoder would: missing indexes, an index that names two calls, objects where text belongs,
+Adapts ``choices[0].delta`` dicts (or whole chunks) to events and back. Framing damage is mended
+here as a decoder would: missing indexes, an index that names two calls, objects where text belongs,
 usage inside a choice.
 """
 
@@ -43,13 +43,13 @@ def tool_specs(tools: Iterable[Mapping[str, Any]]) -> tuple[ToolSpec, ...]:
     specs: list[ToolSpec] = []
     for tool in tools:
         function: Any = tool.get("function", tool)
-        if isinstance(function, Mapping) and isinstance(function.get("name"), str):
-            known = cast("Mapping[str, Any]", function)
+        known = _mapping(function)
+        if isinstance(known.get("name"), str):
             extras = {k: v for k, v in {**tool, **known}.items() if k.startswith("x-")}
             specs.append(
                 ToolSpec(
                     known["name"], known.get("description"), known.get("parameters"), extras=extras
-                )  # fmt: skip
+                )
             )
     return tuple(specs)
 
@@ -59,12 +59,16 @@ def finish_reason(said: JsonValue) -> FinishReason:
     return _FINISH.get(said, "unknown") if isinstance(said, str) else "unknown"
 
 
+def _mapping(value: JsonValue) -> Mapping[str, Any]:
+    return cast("Mapping[str, Any]", value) if isinstance(value, Mapping) else {}
+
+
 def _text(value: JsonValue) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list):
         parts = cast("list[Any]", value)
-        return "".join(_text(p.get("text")) for p in parts if isinstance(p, dict))
+        return "".join(_text(_mapping(part).get("text")) for part in parts)
     return ""
 
 
@@ -97,7 +101,7 @@ class DeltaReader:
 
     def _call(self, call: Mapping[str, Any]) -> ToolCallDelta:
         function: Any = call.get("function")
-        known = cast("Mapping[str, Any]", function) if isinstance(function, Mapping) else {}
+        known = _mapping(function)
         name, arguments = known.get("name"), known.get("arguments")
         call_id = call.get("id")
         if isinstance(arguments, dict | list):

@@ -1,7 +1,7 @@
 """Prose, and everything that can open in it.
 
-What is held back is a prefix of a marker, of a tag or of a call's header, nothing else; text that can
-open nothing goes out as it came.
+What is held back is a prefix of a marker, of a tag or of a call's header, nothing else; text that
+can open nothing goes out as it came.
 """
 
 import re
@@ -101,7 +101,7 @@ class Prose(Aside):
                 self._pending = buffer[cut:] if not final else ""
                 return None
             token, start = found.group(), found.start()
-            if token == "{":
+            if token == "{":  # noqa: S105
                 step = self._brace(buffer, position, start, final)
             elif token[0] == "f":
                 step = self._bare(buffer, position, start, final)
@@ -258,7 +258,7 @@ class Prose(Aside):
 
     def _adjacent_quote(self) -> Closer | None:
         mark = _QUOTE_MARKS.get(self._last[-1:])
-        if mark is None or self._last[-1:] == mark and self._last[:-1] not in _BEFORE_QUOTES:
+        if mark is None or (self._last[-1:] == mark and self._last[:-1] not in _BEFORE_QUOTES):
             return None
         return quoted_by(mark)
 
@@ -299,7 +299,7 @@ class Prose(Aside):
         return after
 
     def _open_k3(self, token: str, after: int, header: str | None) -> int:
-        if token != "<|open|>":
+        if token != "<|open|>":  # noqa: S105
             return self._orphan(token, after, header)
         self._mode = "k3"
         return after

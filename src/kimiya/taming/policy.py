@@ -1,8 +1,8 @@
 """What follows from what was found in a turn: one table.
 
-``accept`` leaves the turn as it is, ``repair`` passes the mended turn, ``retry`` asks again with the
-broken turn left out, ``fail`` gives up at once. A defect without a row is retried: what nobody has
-thought about is never shown as whole.
+``accept`` leaves the turn as it is, ``repair`` passes the mended turn, ``retry`` asks again
+with the broken turn left out, ``fail`` gives up at once. A defect without a row is retried: what
+nobody has thought about is never shown as whole.
 """
 
 from collections.abc import Iterable, Mapping

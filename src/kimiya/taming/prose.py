@@ -47,12 +47,12 @@ class ProseRule(Struct, frozen=True):
     reject: str | None = None
     """Regular expression that, matching from the start on, says at once that it is none."""
     end: str | None = None
-    """Regular expression that ends it (the match belongs to what follows); none: the reply's end."""
+    """Regular expression that ends it and belongs to what follows; none: the reply's end."""
     json: bool = False
     """The whole argument object is typed as bare JSON; the other fields are then unused."""
 
     def confirmed(self, text: str, *, final: bool) -> bool | None:
-        """Whether ``text``, which begins with ``start``, is the argument; ``None``: not clear yet."""
+        """Whether ``text``, which begins with ``start``, is the argument; ``None`` if not clear."""
         head = text[:_WINDOW_CHARS]
         if self.pattern is None or _compiled(self.pattern).match(head):
             return True
@@ -82,7 +82,10 @@ def marp_deck(tool: str, argument: str = "markdown") -> ProseRule:
         argument,
         start="---",
         pattern=r"---[ \t]*\n(?:[^\n]*\n){0,40}?[ \t]*marp:[ \t]*true",
-        reject=r"---(?:[ \t]*[^\s]|[ \t]*\n(?:[ \t]*\n|[\w-]+[ \t]*:[^\n]*\n)*(?:---|[^\w\s#\n]|\w[^:\n]*\n))",
+        reject=(
+            r"---(?:[ \t]*[^\s]|[ \t]*\n(?:[ \t]*\n|[\w-]+[ \t]*:[^\n]*\n)*"
+            r"(?:---|[^\w\s#\n]|\w[^:\n]*\n))"
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""Whether a place in a text is quoted: inside a code fence, inline code or a JSON document's string.
+"""Whether a place in a text is quoted: in a code fence, inline code or a JSON document's string.
 
 A marker in such a place is something the model talks about, not something it does. Fed with the
 visible text piece by piece; cutting the text anywhere changes nothing.
@@ -109,7 +109,7 @@ class Quotes:
                 self._run += len(token)
                 continue
             self._end_run()
-            if token == "\n":
+            if token == "\n":  # noqa: S105
                 self._is_line_start = True
                 self._inline = 0
             elif token.strip(" \t"):

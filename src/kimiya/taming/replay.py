@@ -107,7 +107,7 @@ def _cut(delta: Mapping[str, Any], places: "Places") -> Iterator[dict[str, Any]]
 
 
 def _cut_call(call: dict[str, Any], places: "Places") -> Iterator[dict[str, Any]]:
-    function = call.get("function") or {}
+    function = cast("dict[str, Any]", call.get("function") or {})
     arguments = function.get("arguments")
     if not isinstance(arguments, str) or not arguments:
         yield {"tool_calls": [call]}
@@ -145,7 +145,8 @@ def _collapsed(text: JsonValue) -> str:
 
 def mark(outcome: Outcome, expected: Mapping[str, Any]) -> Mark:
     """Compare an outcome with a corpus line's ``expected``."""
-    want: list[str] = [_spelled(call) for call in expected.get("calls") or []]
+    meant = cast("list[dict[str, Any]]", expected.get("calls") or [])
+    want = [_spelled(call) for call in meant]
     got = [_spelled(call) for call in outcome.calls]
     left = list(want)
     wrong = 0
@@ -185,6 +186,7 @@ def lines_of(text: str) -> Iterator[dict[str, Any]]:
             value: Any = msgspec.json.decode(line)
         except (msgspec.DecodeError, RecursionError, UnicodeError) as error:
             raise ValueError(f"line {number}: {error}") from error
-        if not isinstance(value, dict) or not isinstance(value.get("deltas"), list):
-            raise ValueError(f"line {number}: needs an object with a list of 'deltas'")
-        yield cast("dict[str, Any]", value)
+        reply = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+        if not isinstance(reply.get("deltas"), list):
+            raise ValueError(f"line {number}: needs an object with a list of 'deltas'")  # noqa: TRY004
+        yield reply

@@ -5,7 +5,7 @@ the rest through; a marker moves it along ``TRANSITIONS``; an absent pair is a d
 goes on. Invariants:
 
 * What is held back in prose is a prefix of a marker, of a tag or of a call's header, nothing else.
-* Every decision depends on the text alone, never on where a piece ended, so cutting changes nothing.
+* Decisions depend on the text alone, never on where a piece ended, so cutting changes nothing.
 * Each character is looked at a bounded number of times; a call's text is kept, nothing else is.
 * Discarded text leaves a ``Repair`` or ``Defect``.
 """

@@ -422,7 +422,7 @@ class Tamer:
 
     @property
     def is_lost(self) -> bool:
-        """Whether the turn must be asked again, whatever still comes: the host may be hung up on."""
+        """Whether the turn is to be asked again, whatever still comes: one may hang up."""
         return self._engine is not None and self._engine.is_lost
 
     @property

@@ -126,7 +126,7 @@ class Walk:
     def _reset_region(self) -> None:
         self._raw: list[str] = []
         self._pieces: list[str] = []
-        self._length = 0
+        self._length: int = 0
         self._is_wide = False
         self._header: str | None = None
         self._calls_here = 0
@@ -153,7 +153,7 @@ class Walk:
     def _take(self) -> str:
         text = "".join(self._pieces)
         self._pieces = []
-        self._length = 0
+        self._length: int = 0
         self._is_wide = False
         return text
 
