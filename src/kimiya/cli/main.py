@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, str] = {
     "chat": "talk to a model",
     "models": "what is known of each model",
     "doctor": "what is there, what is missing, and the remedy",
+    "cost": "what calls cost, and what caching and routing saved",
     "keys": "keys of the gateway: create, list, revoke",
     "simulate": "serve a scripted, misbehaving host",
     "local": "the embedded model: install, path, remove, bench",
