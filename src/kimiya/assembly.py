@@ -7,6 +7,7 @@ import importlib.util
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
@@ -24,6 +25,10 @@ from kimiya.providers.provider import Provider, Target
 from kimiya.providers.transport import AiohttpTransport, Timeouts
 from kimiya.wire.dialects import DIALECTS
 
+if TYPE_CHECKING:
+    from kimiya.bedrock.cards import ProfileCards
+    from kimiya.bedrock.resolver import ProfileResolver
+
 _MAX_REMEMBERED_NAMES = 4096
 """Names come from clients; the table of those already resolved stays bounded."""
 
@@ -35,8 +40,15 @@ class Routes:
     catalogue, which then stands for every configured provider whose host has a card for it.
     """
 
-    def __init__(self, config: Config, catalog: Catalog, providers: Mapping[str, Provider]) -> None:
+    def __init__(
+        self,
+        config: Config,
+        catalog: Catalog,
+        providers: Mapping[str, Provider],
+        profiles: "ProfileCards | None" = None,
+    ) -> None:
         self._config = config
+        self._profiles = profiles
         self._catalog = catalog
         self._providers = providers
         self._dialects: dict[str, DialectName] = {
@@ -53,6 +65,11 @@ class Routes:
                 self._resolved.clear()
             self._resolved[name] = found
         return found
+
+    async def settled(self, name: str) -> tuple[Target, ...]:
+        """See ``pipeline.Router``."""
+        targets = self.targets(name)
+        return targets if self._profiles is None else await self._profiles.settled(targets)
 
     def provider(self, name: str) -> Provider:
         """See ``pipeline.Router``."""
@@ -171,11 +188,18 @@ def assemble(
     """
     variables = os.environ if env is None else env
     catalog = Catalog.load(config.overrides)
+    resolvers = {
+        name: _resolver(name, settings)
+        for name, settings in config.providers.items()
+        if settings.kind == "bedrock"
+    }
     providers = {
-        name: _MAKERS[settings.kind](name, settings, variables)
+        name: _bedrock(name, settings, variables, resolvers[name])
+        if name in resolvers
+        else _MAKERS[settings.kind](name, settings, variables)
         for name, settings in config.providers.items()
     }
-    routes = Routes(config, catalog, providers)
+    routes = Routes(config, catalog, providers, _profile_cards(config, catalog, resolvers))
     pipeline = Pipeline(
         routes,
         clock=clock,
@@ -208,7 +232,26 @@ def _http(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provid
     )
 
 
-def _bedrock(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+def _resolver(name: str, settings: ProviderConfig) -> "ProfileResolver":
+    from kimiya.bedrock.resolver import resolver_for
+
+    return resolver_for(name, settings.region or "us-east-1", settings)
+
+
+def _profile_cards(
+    config: Config, catalog: Catalog, resolvers: "Mapping[str, ProfileResolver]"
+) -> "ProfileCards | None":
+    if not resolvers:
+        return None
+    from kimiya.bedrock.cards import ProfileCards
+
+    hosts = {name: _host_of(name, config.providers[name]) for name in resolvers}
+    return ProfileCards(catalog, resolvers, hosts)
+
+
+def _bedrock(
+    name: str, settings: ProviderConfig, env: Mapping[str, str], resolver: "ProfileResolver"
+) -> Provider:
     from kimiya.providers.aws_credentials import BotocoreCredentials
     from kimiya.providers.bedrock import BedrockProvider
 
@@ -218,6 +261,7 @@ def _bedrock(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Pro
         _transport(settings),
         BotocoreCredentials(),
         endpoint_url=settings.endpoint_url,
+        ids=resolver,
     )
 
 
@@ -243,7 +287,6 @@ _Maker = Callable[[str, ProviderConfig, Mapping[str, str]], Provider]
 _MAKERS: Mapping[str, _Maker] = {
     "openai": _http,
     "anthropic": _http,
-    "bedrock": _bedrock,
     "local": _local,
     "simulated": _simulated,
 }

@@ -14,11 +14,12 @@ a few minutes, and calls go on as written. What the user's residency forbids is 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from kimiya.bedrock.control import ControlPlane
+from kimiya.bedrock.control import BotoControlPlane, ControlPlane
 from kimiya.bedrock.memory import Memory
 from kimiya.bedrock.model_id import (
     GLOBAL,
@@ -33,6 +34,7 @@ from kimiya.bedrock.residency import Residency
 from kimiya.core.clock import Clock, SystemClock
 from kimiya.errors import InvalidRequest, KimiyaError, Unauthorized
 from kimiya.providers.bedrock import ModelIds
+from kimiya.providers.proxies import is_loopback
 
 _log = logging.getLogger("kimiya.bedrock")
 T = TypeVar("T")
@@ -42,6 +44,8 @@ KNOWN_S = 3600.0
 FORBIDDEN_S = 600.0
 """An administrator may be adding the permission this minute; not every call need find out."""
 UNREACHABLE_S = 60.0
+_TIMEOUT_S = 5.0
+"""A call waits for it, once in a while."""
 
 
 class Settled(Struct, frozen=True):
@@ -54,6 +58,30 @@ class Settled(Struct, frozen=True):
     more is known."""
     profile: Profile | None = None
     """The application profile, where it is one and could be read."""
+
+
+class Settings(Protocol):
+    """What a provider's configuration says of its ids."""
+
+    @property
+    def endpoint_url(self) -> str | None:
+        """Of the runtime, where it is not the region's own."""
+        ...
+
+    @property
+    def control_endpoint_url(self) -> str | None:
+        """Of the control plane, where it is not the region's own."""
+        ...
+
+    @property
+    def data_residency(self) -> Residency | None:
+        """Where calls may be answered."""
+        ...
+
+    @property
+    def base_models(self) -> Mapping[str, str]:
+        """Application profile ARN to model."""
+        ...
 
 
 class _Lookup(Struct, frozen=True):
@@ -238,6 +266,23 @@ class ProfileResolver:
             f" choose another model or region, or change providers.{self._provider}.data_residency",
             provider=self._provider,
         )
+
+
+def resolver_for(provider: str, region: str, settings: Settings) -> ProfileResolver:
+    """The resolver of a configured provider; nothing is loaded or asked before it is needed."""
+    control = BotoControlPlane(region, control_address(settings), timeout_s=_TIMEOUT_S)
+    return ProfileResolver(provider, control, settings.base_models, settings.data_residency)
+
+
+def control_address(settings: Settings) -> str | None:
+    """Where the control plane of a provider is, if not at the region's own address.
+
+    A loopback host plays both parts; a private endpoint of the runtime does not.
+    """
+    if settings.control_endpoint_url is not None or settings.endpoint_url is None:
+        return settings.control_endpoint_url
+    is_local = is_loopback(urlsplit(settings.endpoint_url).hostname or "")
+    return settings.endpoint_url if is_local else None
 
 
 if TYPE_CHECKING:

@@ -17,6 +17,9 @@ _OWN_FIELDS: Mapping[str, frozenset[ProviderKind]] = {
     "ca_file": frozenset({"openai", "anthropic", "bedrock"}),
     "region": frozenset({"bedrock"}),
     "endpoint_url": frozenset({"bedrock"}),
+    "control_endpoint_url": frozenset({"bedrock"}),
+    "data_residency": frozenset({"bedrock"}),
+    "base_models": frozenset({"bedrock"}),
     "script": frozenset({"simulated"}),
     "seed": frozenset({"simulated"}),
     "model_path": frozenset({"local"}),
@@ -92,7 +95,7 @@ def _check_provider(provider: ProviderConfig, path: KeyPath, origin: Origin) -> 
                 f"means nothing to a provider of kind {provider.kind!r}",
                 f"Only for {' and '.join(sorted(kinds))}",
             )
-    for field in ("base_url", "endpoint_url"):
+    for field in ("base_url", "endpoint_url", "control_endpoint_url"):
         _check_url(getattr(provider, field), (*path, field), origin)
     if provider.kind == "simulated" and not provider.script:
         raise origin.error(path, "script is missing", 'Write script = "replies.sim"')

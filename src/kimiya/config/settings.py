@@ -68,6 +68,13 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """For Bedrock; else ``AWS_REGION``."""
     endpoint_url: str | None = None
     """For Bedrock: another address than the region's own."""
+    control_endpoint_url: str | None = None
+    """For Bedrock: another address of its control plane; a loopback ``endpoint_url`` is both."""
+    data_residency: Literal["region", "geography", "global"] | None = None
+    """For Bedrock: where a call may be answered. Unset takes ids as written, and seeks a profile
+    for a bare id within the region's geography only."""
+    base_models: Mapping[str, str] = {}
+    """For Bedrock: ARN of an application inference profile to the model behind it."""
     script: str | None = None
     """For ``simulated``: the file of scripted replies."""
     seed: int = 0

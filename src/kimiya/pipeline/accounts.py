@@ -164,13 +164,13 @@ class Accounts:
             at=now,
             model=report.model,
             key_id=context.key_id,
-            tags=dict(context.tags),
+            tags=_tags(context, report, targets),
             conversation=context.conversation,
             user=context.user,
             run=context.run,
             front=context.front,
             route=report.model if len(targets) > 1 else None,
-            attempts=tuple(_attempt(attempt) for attempt in report.attempts),
+            attempts=tuple(_attempt(attempt, targets) for attempt in report.attempts),
             predicted_usd=reserved,
             saved_by_routing_usd=saved,
             first_event_s=report.first_event_s,
@@ -190,12 +190,20 @@ def _outcome(report: Report) -> LedgerOutcome:
     return report.verdict.outcome if report.is_complete else "abandoned"
 
 
-def _attempt(attempt: Attempt) -> LedgerAttempt:
+def _tags(context: CallContext, report: Report, targets: tuple[Target, ...]) -> dict[str, str]:
+    """The caller's tags over those of the profile that answered last."""
+    behind = next((target.tags for target in targets if target.label == report.target), None)
+    return {**(behind or {}), **context.tags}
+
+
+def _attempt(attempt: Attempt, targets: tuple[Target, ...]) -> LedgerAttempt:
     provider, _, model_id = attempt.target.partition(":")
+    through = next((t.profile for t in targets if t.label == attempt.target), None)
     usage = attempt.usage
     return LedgerAttempt(
         provider=provider,
         model_id=model_id,
+        profile=through,
         dialect=attempt.dialect,
         usage=usage,
         price=attempt.price,

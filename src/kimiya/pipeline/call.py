@@ -107,7 +107,7 @@ class Call:
             ProviderError: Every target failed.
             TamingExhausted: No attempt gave a reply that could be let through.
         """
-        walk = self._walk()
+        walk = await self._walk()
         entry = await self._enter(walk)
         try:
             while True:
@@ -123,7 +123,7 @@ class Call:
         return Outcome(response, self._report)
 
     async def _run(self) -> AsyncGenerator[StreamEvent, None]:
-        walk = self._walk()
+        walk = await self._walk()
         entry = await self._enter(walk)
         try:
             while True:
@@ -151,9 +151,10 @@ class Call:
         self._close_report()
         self._pipeline.accounts.leave(entry, self._context, self._report, walk.targets)
 
-    def _walk(self) -> Walk:
+    async def _walk(self) -> Walk:
         pipeline, model = self._pipeline, self._request.model
-        return Walk(pipeline.router.targets(model), pipeline.policy_for(model), pipeline.rng)
+        targets = await pipeline.router.settled(model)
+        return Walk(targets, pipeline.policy_for(model), pipeline.rng)
 
     async def _whole(self, walk: Walk) -> Fold:
         """One attempt, asked for whole."""

@@ -33,6 +33,15 @@ class Router(Protocol):
         """
         ...
 
+    async def settled(self, name: str) -> tuple[Target, ...]:
+        """As ``targets``, with what only the host can say: the model behind a profile, say.
+
+        Raises:
+            UnknownModel: Nothing answers to the name.
+            InvalidRequest: The user's settings allow none of the targets.
+        """
+        ...
+
     def provider(self, name: str) -> Provider:
         """The provider configured under ``name``."""
         ...
@@ -107,7 +116,7 @@ class Pipeline:
 
     async def count_tokens(self, request: Request) -> TokenCount:
         """Input tokens as the first target's host counts them, or an estimate where it does not."""
-        target = self.router.targets(request.model)[0]
+        target = (await self.router.settled(request.model))[0]
         provider = self.router.provider(target.provider)
         ready = make_ready(request, target, provider)
         counted = await provider.count_tokens(ready.request, target.card)

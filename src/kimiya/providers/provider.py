@@ -12,7 +12,7 @@ The contract, which ``tests/contracts/provider.py`` runs against every implement
 * A provider retries nothing: ``providers.retry`` does, above it.
 """
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Protocol
 
 from msgspec import Struct
@@ -29,6 +29,10 @@ class Target(Struct, frozen=True):
     provider: str
     """Name in the configuration."""
     card: ModelCard
+    profile: str | None = None
+    """Inference profile the call goes through, as id or ARN, where the host has such."""
+    tags: Mapping[str, str] = {}
+    """What the profile's owner sorts its cost by."""
 
     @property
     def label(self) -> str:

@@ -120,9 +120,6 @@ class SimulatedApp:
                 counted = dialect.encode_token_count(estimate_input_tokens(request))
                 await exchange.answer(200, counted)
                 return
-            charge = (
-                Charge() if self._aws is None else self._aws.admit(exchange, spoken.model, body)
-            )
             performance = charge.applied(self.host.perform(request))
             exchange.remark(performance)
             playing = self._play_stream if request.stream else self._play_whole
