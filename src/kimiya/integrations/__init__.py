@@ -1,0 +1,1 @@
+"""Other people's frameworks, each with a module that needs its package (``kimiya[strands]``)."""
