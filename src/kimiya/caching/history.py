@@ -31,17 +31,12 @@ class Sight(Struct, frozen=True):
     """When the host forgets it, as far as usage has shown; 0 where it was never written."""
     ttl: CacheTtl = "5m"
     """The lifetime it was written with."""
-    trial: str | None = None
-    """The scope in which its first return is still awaited."""
-    parent: bytes | None = None
-    """The prefix it was first seen to extend."""
+    trials: tuple[str, ...] = ()
+    """Scopes in which its first return is still awaited."""
     line_quick: int = 0
     """Quick returns along the conversation that leads to it."""
     line_slow: int = 0
-    tails: int = 0
-    """Different ends that calls have added right behind it."""
-    returned_tails: int = 0
-    """Of those, the ones that came back."""
+    """Slow ones."""
 
     @property
     def returns(self) -> int:
@@ -54,7 +49,7 @@ class Sight(Struct, frozen=True):
 
 
 class Rates(Struct):
-    """How often prefixes of one class come back for one key. The store owns it; it changes."""
+    """How often prefixes of one class come back. The store owns it; it changes."""
 
     quick: float = 0.0
     slow: float = 0.0
@@ -62,11 +57,6 @@ class Rates(Struct):
     """Not back within five minutes."""
     open_s: list[tuple[float, bytes]] = []
     """Those still awaited: when each was seen, oldest first, and its digest."""
-
-    @property
-    def total(self) -> float:
-        """Evidence so far; what is still awaited counts half a miss, for it may be one."""
-        return self.quick + self.slow + self.missed + len(self.open_s) / 2
 
 
 class PrefixHistory(Protocol):
@@ -85,7 +75,7 @@ class PrefixHistory(Protocol):
         ...
 
     def rates(self, scope: str) -> Rates:
-        """Of one class for one key; empty where nothing is known."""
+        """Of one class; empty where nothing is known."""
         ...
 
     def keep_rates(self, scope: str, rates: Rates) -> None:
@@ -98,10 +88,10 @@ class MemoryHistory:
 
     Args:
         prefixes: How many prefixes to remember (about 300 bytes each).
-        scopes: How many classes of keys to remember.
+        scopes: How many classes to remember (about 200 bytes each).
     """
 
-    def __init__(self, prefixes: int = 50_000, scopes: int = 4_096) -> None:
+    def __init__(self, prefixes: int = 50_000, scopes: int = 16_384) -> None:
         self._prefixes = prefixes
         self._scopes = scopes
         self._sights: OrderedDict[bytes, Sight] = OrderedDict()

@@ -6,6 +6,7 @@ same prefix. Each kind starts from a prior worth a few observations, so a key's 
 after a handful of calls.
 """
 
+from bisect import bisect_left, insort
 from collections.abc import Mapping
 from typing import Literal
 
@@ -40,9 +41,11 @@ _QUICK_SHARE = 0.9
 """Of what comes back, how much does within five minutes, before anything is known."""
 _PRIOR_WEIGHT = 4.0
 _SIGHT_WEIGHT = 2.0
-_TAILS_WEIGHT = 3.0
-_TAIL_MISS = 0.6
-"""How much an end that has not come back yet counts as one that never will."""
+_ENDS_WEIGHT = 3.0
+_YOUNG_S = 60.0
+_YOUNG_MISS = 0.1
+_OLD_MISS = 0.75
+"""How much of a miss one is that has not come back yet, before and after ``_YOUNG_S`` seconds."""
 _MOST_OPEN = 256
 _MOST_EVIDENCE = 200.0
 """Above it all counts are halved: a key's habits change."""
@@ -64,6 +67,23 @@ def scope_of(key: str, kind: Kind) -> str:
     return f"{kind}\0{key}"
 
 
+def behind(digest: bytes) -> str:
+    """Names the class of ends that calls have added right behind one prefix."""
+    return f"behind\0{digest.hex()}"
+
+
+def evidence(rates: Rates, now_s: float) -> float:
+    """How much is known of a class, in observations."""
+    waiting = rates.open_s
+    old = bisect_left(waiting, now_s - _YOUNG_S, key=_seen_s)
+    doubt = _OLD_MISS * old + _YOUNG_MISS * (len(waiting) - old)
+    return rates.quick + rates.slow + rates.missed + doubt
+
+
+def _seen_s(item: tuple[float, bytes]) -> float:
+    return item[0]
+
+
 def _is_end(scope: str) -> bool:
     """Whether prefixes of the scope end a call: only they tell of a conversation's pace."""
     return scope.partition("\0")[0] in ENDS
@@ -73,7 +93,7 @@ def chance_of_kind(rates: Rates, kind: Kind, now_s: float) -> Chance:
     """Of a new prefix, by its like alone."""
     settle(rates, now_s)
     prior, weight = PRIOR[kind], _PRIOR_WEIGHT
-    total = rates.total + weight
+    total = evidence(rates, now_s) + weight
     quick = (rates.quick + weight * prior * _QUICK_SHARE) / total
     return Chance(quick, (rates.quick + rates.slow + weight * prior) / total)
 
@@ -88,20 +108,25 @@ def chance_of_known(sight: Sight, kind: Chance, now_s: float) -> Chance:
     )
 
 
-def chance_of_tail(anchor: Sight | None, kind: Chance, now_s: float) -> Chance:
-    """Of a new end behind a known prefix: its conversation's pace, and how earlier ends fared."""
-    if anchor is None:
-        return kind
-    here = came_back(anchor, now_s)
+def chance_of_end(anchor: Sight, others: Rates, kind: Chance, now_s: float) -> Chance:
+    """Of a new end behind a known prefix.
+
+    Args:
+        anchor: The prefix; it tells the pace of its conversation.
+        others: How earlier ends behind the same prefix fared.
+        kind: Of its like.
+        now_s: Unix seconds.
+    """
+    settle(others, now_s)
     quick, slow = anchor.line_quick, anchor.line_slow
-    if anchor.trial is not None and _is_end(anchor.trial):
+    if any(map(_is_end, anchor.trials)):
+        here = came_back(anchor, now_s)
         quick, slow = quick + here.quick - anchor.quick, slow + here.slow - anchor.slow
     total = quick + slow + _PRIOR_WEIGHT
     hour = (quick + slow + _PRIOR_WEIGHT * kind.hour) / total
     share = (quick + _PRIOR_WEIGHT * kind.quick) / total / hour if hour else 0.0
-    lost = anchor.tails - anchor.returned_tails
-    fared = _TAILS_WEIGHT + anchor.returned_tails + _TAIL_MISS * lost
-    hour = (hour * _TAILS_WEIGHT + anchor.returned_tails) / fared
+    returned = others.quick + others.slow
+    hour = (hour * _ENDS_WEIGHT + returned) / (_ENDS_WEIGHT + evidence(others, now_s))
     return Chance(hour * share, hour)
 
 
@@ -165,42 +190,43 @@ class Lesson:
 
     def _first(self, landmark: Landmark, anchor: bytes | None) -> Sight:
         scope = scope_of(self._key, landmark.kind)
-        rates = self._history.rates(scope)
-        settle(rates, self._at_s)
-        rates.open_s.append((self._at_s, landmark.digest))
-        self._history.keep_rates(scope, rates)
         parent = self._sight(anchor)
-        if anchor is None or parent is None:
-            return Sight(self._at_s, trial=scope)
-        self._changed[anchor] = replace(parent, tails=parent.tails + 1)
+        if anchor is None or parent is None or landmark.kind not in ENDS:
+            self._await(landmark.digest, scope)
+            return Sight(self._at_s, trials=(scope,))
+        among = behind(anchor)
+        self._await(landmark.digest, scope, among)
         return Sight(
             self._at_s,
-            trial=scope,
-            parent=anchor,
+            trials=(scope, among),
             line_quick=parent.line_quick,
             line_slow=parent.line_slow,
         )
 
+    def _await(self, digest: bytes, *scopes: str) -> None:
+        for scope in scopes:
+            rates = self._history.rates(scope)
+            settle(rates, self._at_s)
+            insort(rates.open_s, (self._at_s, digest))
+            self._history.keep_rates(scope, rates)
+
     def _again(self, digest: bytes, before: Sight) -> Sight:
         sight = came_back(before, self._at_s)
-        if sight.trial is None:
+        if not sight.trials:
             return sight
-        rates = self._history.rates(sight.trial)
-        settle(rates, self._at_s)
         quick, slow = sight.quick - before.quick, sight.slow - before.slow
-        rates.quick += quick
-        rates.slow += slow
-        _close(rates, digest, was_missed=slow > 0)
-        self._history.keep_rates(sight.trial, rates)
-        parent = self._sight(sight.parent)
-        if sight.parent is not None and parent is not None and quick + slow:
-            parent = replace(parent, returned_tails=parent.returned_tails + 1)
-            self._changed[sight.parent] = parent
-        if not _is_end(sight.trial):
-            return replace(sight, trial=None)
+        for scope in sight.trials:
+            rates = self._history.rates(scope)
+            settle(rates, self._at_s)
+            rates.quick += quick
+            rates.slow += slow
+            _close(rates, digest, was_missed=slow > 0)
+            self._history.keep_rates(scope, rates)
+        if not any(map(_is_end, sight.trials)):
+            return replace(sight, trials=())
         return replace(
             sight,
-            trial=None,
+            trials=(),
             line_quick=sight.line_quick + quick,
             line_slow=sight.line_slow + slow,
         )

@@ -24,9 +24,10 @@ from kimiya.caching.learning import (
     Kind,
     Landmark,
     Lesson,
+    behind,
+    chance_of_end,
     chance_of_kind,
     chance_of_known,
-    chance_of_tail,
     reach_of,
     scope_of,
 )
@@ -271,7 +272,10 @@ class _View:
         if sight is not None:
             return chance_of_known(sight, base, self._now_s)
         if kind in ENDS and self._anchor >= 0:
-            return chance_of_tail(self._sights[self._anchor], base, self._now_s)
+            anchor = self._sights[self._anchor]
+            if anchor is not None:
+                among = self._history.rates(behind(self._prefix.blocks[self._anchor].digest))
+                return chance_of_end(anchor, among, base, self._now_s)
         return base
 
     def keys(self, marks: tuple[Mark, ...]) -> PrefixKeys:
