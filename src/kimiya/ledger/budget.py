@@ -93,6 +93,9 @@ class Budget(Struct, frozen=True, kw_only=True):
             raise ConfigError(
                 f"budget {self.name!r} limits nothing", remedy="Give it usd, tokens or requests"
             )
+        # NaN is not a limit, and asking it whether it is smaller raises.
+        if self.limit.usd is not None and not self.limit.usd.is_finite():
+            raise ConfigError(f"budget {self.name!r}: {self.limit.usd} is no amount of dollars")
         if any(amount is not None and not 0 <= amount < 10**15 for amount in amounts):
             raise ConfigError(f"budget {self.name!r}: a limit is from 0 up to 10^15")
         if self.soft_share is not None and not 0 < self.soft_share <= 1:

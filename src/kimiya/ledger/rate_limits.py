@@ -13,7 +13,8 @@ from msgspec import Struct
 from kimiya.errors import ConfigError, RateLimited
 
 _MINUTE_S = 60.0
-_MAX_IDLE_KEYS = 10_000
+_TIDY_FROM = 10_000
+"""How many buckets there may be before full ones are looked for."""
 
 
 class RateLimit(Struct, frozen=True, kw_only=True):
@@ -59,6 +60,7 @@ class RateLimits:
         self._monotonic = monotonic
         self._replicas = replicas
         self._buckets: dict[tuple[str, str, int], _Bucket] = {}
+        self._tidy_from = _TIDY_FROM
 
     def take(self, key_id: str, limit: RateLimit, tokens: int) -> None:
         """Take one request and ``tokens`` tokens, both or neither.
@@ -102,7 +104,7 @@ class RateLimits:
         now_s = self._monotonic()
         bucket = self._buckets.get((key_id, unit, most))
         if bucket is None:
-            if len(self._buckets) >= _MAX_IDLE_KEYS:
+            if len(self._buckets) >= self._tidy_from:
                 self._forget_full(now_s)
             bucket = _Bucket(most / self._replicas, now_s)
             self._buckets[key_id, unit, most] = bucket
@@ -114,3 +116,5 @@ class RateLimits:
         for bucket in self._buckets.values():
             bucket.fill(now_s)
         self._buckets = {k: b for k, b in self._buckets.items() if b.level < b.capacity}
+        # Where most are in use, looking again soon would find as little.
+        self._tidy_from = max(_TIDY_FROM, 2 * len(self._buckets))
