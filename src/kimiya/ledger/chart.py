@@ -69,7 +69,7 @@ def _bar(row: CostRow, y: int, scale: Decimal) -> list[str]:
         f'<rect x="{_LEFT}" y="{y}" width="{billed:.2f}" height="{_BAR}" fill="{_BILLED}"/>',
         f'<rect x="{_LEFT + billed:.2f}" y="{y}" width="{saved:.2f}" height="{_BAR}"'
         f' fill="{_SAVED}"/>',
-        f'<text x="{_LEFT + billed + saved + 8:.2f}" y="{middle}">{words}</text>',
+        f'<text x="{_LEFT + billed + saved + 8:.2f}" y="{middle}">{escape(words)}</text>',
     ]
 
 

@@ -28,6 +28,13 @@ _HOW = (
 )
 
 
+_NOT_SUCH = (
+    ValueError, KeyError, TypeError, IndexError, StopIteration, InvalidOperation, RecursionError,
+    csv.Error,
+)  # fmt: skip
+"""What reading something else as an export runs into."""
+
+
 class CostExplorerBill(Struct, frozen=True):
     """What AWS billed, by the value of a tag."""
 
@@ -69,7 +76,7 @@ def read_cost_explorer(text: str, name: str) -> CostExplorerBill:
         if text.lstrip().startswith("{"):
             return _from_json(json.loads(text))
         return _from_csv(text)
-    except (ValueError, KeyError, TypeError, IndexError, InvalidOperation, csv.Error) as error:
+    except _NOT_SUCH as error:
         why = f": {error}" if str(error) else ""
         raise ConfigError(f"{name} is no Cost Explorer export by tag{why}", remedy=_HOW) from error
 
