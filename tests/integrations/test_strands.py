@@ -5,11 +5,10 @@ import base64
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event
 from typing import Any
 
 import pytest
-from msgspec import Struct
 from pydantic import BaseModel
 from strands import Agent, tool
 from strands.types.exceptions import (
@@ -22,9 +21,7 @@ from kimiya.config.settings import Config, ProviderConfig, RouteConfig
 from kimiya.core.messages import Image, Text
 from kimiya.errors import ConfigError, TamingExhausted, UnknownModel
 from kimiya.integrations.strands import KimiyaModel
-from kimiya.providers.simulated import parse_script
-from kimiya.providers.simulated.host import SimulatedHost
-from kimiya.providers.simulated.server import Running, running
+from tests.e2e.hosts import Served, served
 
 LOOP = """
 reply when user contains "write" and turn 1
@@ -47,40 +44,6 @@ reply when user contains "write" and turn 3
 reply
   text: {user}
 """
-
-
-class Served(Struct):
-    """A host that another thread serves."""
-
-    base_url: str
-    host: SimulatedHost
-    abandoned: Event
-    """Set when a client left before its answer was whole."""
-
-
-@contextmanager
-def served(script: str) -> Iterator[Served]:
-    """A simulated host on a port, in a loop and thread of its own: most agents here are sync."""
-    up, left, over = Event(), Event(), Event()
-    hosts: list[Running] = []
-
-    async def serve() -> None:
-        async with running(parse_script(script)) as host:
-            hosts.append(host)
-            up.set()
-            watching = asyncio.create_task(host.abandoned.wait())
-            watching.add_done_callback(lambda _: left.set())
-            await asyncio.to_thread(over.wait)
-            watching.cancel()
-
-    thread = Thread(target=asyncio.run, args=(serve(),))
-    thread.start()
-    assert up.wait(30)
-    try:
-        yield Served(hosts[0].base_url, hosts[0].host, left)
-    finally:
-        over.set()
-        thread.join()
 
 
 @contextmanager
