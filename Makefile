@@ -79,6 +79,10 @@ bench: $(VENV)/test ## Run the gateway bench (the table in the README)
 soak: $(VENV)/test ## Ten minutes at half capacity with clients that vanish and hosts that stall
 	$(BIN)/python bench/soak.py
 
+.PHONY: fuzz
+fuzz: $(VENV)/test ## Fuzz taming for KIMIYA_FUZZ_S seconds (600)
+	KIMIYA_FUZZ_S=$${KIMIYA_FUZZ_S:-600} $(BIN)/pytest -m soak tests/taming/test_fuzz.py
+
 .PHONY: clean
 clean: ## Remove what make has made
 	rm -rf $(VENV) tests/e2e/npm/node_modules dist build .pytest_cache .ruff_cache .hypothesis
