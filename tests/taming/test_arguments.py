@@ -8,6 +8,7 @@ MENDED = [
     ('{"a": 1}', {"a": 1}, ()),
     (' {"a": 1} ', {"a": 1}, ()),
     ("", {}, ("empty_arguments",)),
+    ("null", {}, ("empty_arguments",)),
     ('{"a": "x\ny\tz"}', {"a": "x\ny\tz"}, ("raw_control_characters",)),
     (r'{"a": "1\_2 \d"}', {"a": r"1\_2 \d"}, ("bad_escape",)),
     (r'{"a": "C:\new\users\x"}', {"a": r"C:\new\users\x"}, ("bad_escape",)),
@@ -27,7 +28,7 @@ MENDED = [
 
 REFUSED = [
     "{not json", '{"a": "x', '{"a":', '{"a"', '{"a": "b" "c"}', '{"a": "say "hi" now"}',
-    '{"a": 1}{"a": 2}', "[1]", '"text"', "5", "null", '{"a": tru', "{'a': 1}", '{"a": 1]',
+    '{"a": 1}{"a": 2}', "[1]", '"text"', "5", '{"a": tru', "{'a': 1}", '{"a": 1]',
     r'{"a": "it\'s"}', "x" * 10, '{"a": NaN}', "{" * 50, '{"a": [[[[[[1',
 ]  # fmt: skip
 

@@ -92,6 +92,8 @@ def read(raw: str, *, is_closed: bool) -> Read | Refused:
         return _mended(raw.strip(), is_closed=is_closed)
     if isinstance(value, dict):
         return Read(cast("dict[str, Any]", value), raw)
+    if value is None:
+        return Read({}, "{}", ("empty_arguments",))
     if isinstance(value, str) and value.strip()[:1] == "{":
         inner = read(value, is_closed=is_closed)
         if isinstance(inner, Read) and not inner.rest:

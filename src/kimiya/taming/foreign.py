@@ -99,6 +99,16 @@ def xml_calls(text: str) -> list[Fielded] | None:
             return _tagged(body, pattern, fields)
     if body.startswith(("{", "[")):
         return [(name, arguments, None) for name, arguments in unwrap(body) or []] or None
+    return _labelled(body) if wrapped else _named_tag(body)
+
+
+def _labelled(body: str) -> list[Fielded] | None:
+    """``<name>read</name><arguments>{...}</arguments>`` within a wrapper, or a named tag there."""
+    _, fields = _inner(body, _CHILD)
+    said = {key: value.strip() for key, value in (fields or {}).items()}
+    name = said.pop("name", said.pop("tool_name", ""))
+    if name and len(said) == 1 and next(iter(said)) in _ARGUMENT_KEYS:
+        return [(name, next(iter(said.values())), None)]
     return _named_tag(body)
 
 

@@ -91,6 +91,8 @@ _DEEPSEEK: Mapping[str, MarkKind] = {
 _THINKING: Mapping[str, MarkKind] = {
     "<think>": "think",
     "</think>": "think_end",
+    "<reasoning>": "think",
+    "</reasoning>": "think_end",
 }
 
 MARKERS: Mapping[str, MarkKind] = {
@@ -102,6 +104,9 @@ MARKERS: Mapping[str, MarkKind] = {
     **_THINKING,
 }
 """Every control token this room knows, and the part it plays."""
+
+REPLY_TAGS: frozenset[str] = frozenset({"<reasoning>", "</reasoning>"})
+"""Think tags that are ordinary words elsewhere: they count only where a reply begins with one."""
 
 CONTROL_TOKENS: tuple[str, ...] = tuple(t for t in MARKERS if t not in _THINKING)
 """What may never reach a client's text nor stand in an argument; think tags are merely removed."""
@@ -156,7 +161,7 @@ ENVELOPE_KEYS: frozenset[str] = frozenset(
 
 _MARK = r"[|｜]/?[\w▁]{1,40}+[|｜]>"
 _BARE = r"functions[._:](?=[\w.\-/]{1,128}+(?::\d{0,6}+)?[ \t]*+\n?[ \t]*+(?:[{<]|\Z)|\Z)"
-_BRACE = r"\{(?=\s{0,16}+(?:[\"}]|\Z))"
+_BRACE = r"\{(?=\s{0,16}+(?:[\"}]|\Z))|\[(?=\s{0,16}+(?:\{|\Z))"
 
 
 def _alternatives(words: Iterable[str]) -> str:
@@ -168,7 +173,7 @@ def _alternatives(words: Iterable[str]) -> str:
 
 
 def _tag_names() -> list[str]:
-    return [tag.strip("<>= ") for tag in (*FOREIGN_TAGS, *STRAY_TAGS, "<think>", "</think>")]
+    return [tag.strip("<>= ") for tag in (*FOREIGN_TAGS, *STRAY_TAGS, *_THINKING)]
 
 
 _WORD = "functions"

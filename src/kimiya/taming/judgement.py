@@ -169,7 +169,7 @@ class _Court:
             self.repairs.append(Repair("trailing_text", what, "arguments"))
         else:
             kind = ReasoningDelta if item.channel == "reasoning" else TextDelta
-            self.say(CONTROL.sub("", meant.rest), kind)
+            self.say(_THINK.sub("", CONTROL.sub("", meant.rest)), kind)
 
     def dictated(self, item: Dictated) -> None:
         if not item.is_complete or self.turn.finish.finish_reason == "length":
@@ -452,6 +452,8 @@ _INTENT = re.compile(
     r"now I|next,? I|time to)\b|让我|我来|我将|接下来",
     re.IGNORECASE,
 )
+_THINK = re.compile(r"</?think>")
+_HEADED = re.compile(r"functions[._:]\S*\s*\Z|:\d+\s*\Z")
 _OBJECT = re.compile(r"\{[^{}]{0,2000}\}")
 
 
@@ -472,6 +474,8 @@ def weighs_call(reasoning: str, toolbox: Toolbox) -> bool:
         except ValueError:
             continue
         before = tail[start : found.start()]
+        if _HEADED.search(before):
+            continue  # a call whose markers are gone, not a thought
         for name in toolbox.names.declared:
             if name in before and toolbox.schema(name).fits(value):
                 return True

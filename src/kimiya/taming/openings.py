@@ -17,6 +17,7 @@ from kimiya.taming.grammar import (
     FOREIGN_TAGS,
     FUNCTION_PREFIXES,
     MARKERS,
+    REPLY_TAGS,
     STRAY_TAGS,
     MarkKind,
 )
@@ -27,8 +28,12 @@ _MAX_LINE_HEADER_CHARS = 220
 
 _OBJECT = re.compile(r'\{\s{0,16}["}]')
 _OBJECT_PART = re.compile(r"\{\s{0,16}\Z")
-_ENVELOPE = re.compile(r'\{\s{0,16}"([^"\\]{1,64})"\s{0,8}:')
-_ENVELOPE_PART = re.compile(r'\{\s{0,16}(?:"(?:[^"\\]{0,64}(?:"\s{0,8})?)?)?\Z')
+_ENVELOPE = re.compile(r'(?:\[\s{0,16})?\{\s{0,16}"([^"\\]{1,64})"\s{0,8}:')
+_ENVELOPE_PART = re.compile(
+    r'(?:\[\s{0,16}\Z|(?:\[\s{0,16})?\{\s{0,16})(?:"(?:[^"\\]{0,64}(?:"\s{0,8})?)?)?\Z'
+)
+_FIRST_KEYS = ENVELOPE_KEYS | {"type", "id"}
+"""First keys of a wrapped call that is the whole visible text."""
 _NAMED = re.compile(r'\{\s{0,16}"[^"\\]{1,64}"\s{0,8}:\s{0,8}"([^"\\]{0,128})"')
 _NAMED_PART = re.compile(r'\{\s{0,16}"[^"\\]{1,64}"\s{0,8}:\s{0,8}(?:"[^"\\]{0,128})?\Z')
 _SPACE = re.compile(r"\s*")
@@ -101,7 +106,7 @@ class Prose(Aside):
                 self._pending = buffer[cut:] if not final else ""
                 return None
             token, start = found.group(), found.start()
-            if token == "{":  # noqa: S105
+            if token in ("{", "["):
                 step = self._brace(buffer, position, start, final)
             elif token[0] == "f":
                 step = self._bare(buffer, position, start, final)
@@ -115,7 +120,7 @@ class Prose(Aside):
                 return None
             if step != "pass":
                 return int(step)
-            at = start + (1 if token[0] in "<{" else len(token))
+            at = start + (1 if token[0] in "<{[" else len(token))
 
     def _cut_marker(self, buffer: str, position: int) -> int:
         """The channel ended: where its text ends, if half a call's marker stands behind it."""
@@ -195,8 +200,14 @@ class Prose(Aside):
             return "wait" if not final and _ENVELOPE_PART.match(buffer, start) else "pass"
         first = key.group(1)
         is_blank = self._is_blank and _ends_space(buffer, position) >= start
-        if not (is_blank and (first in ENVELOPE_KEYS or first in self._properties())):
-            if first not in ENVELOPE_KEYS:
+        if not is_blank and (
+            first not in ENVELOPE_KEYS or self._is_nested(buffer, position, start)
+        ):
+            return "pass"
+        is_list = buffer[start] == "["
+        opens = first in _FIRST_KEYS or (not is_list and first in self._properties())
+        if not (is_blank and opens):
+            if is_list or first not in ENVELOPE_KEYS:
                 return "pass"
             if first not in ("tool_calls", "function"):
                 named = _NAMED.match(buffer, start)
@@ -208,6 +219,20 @@ class Prose(Aside):
         if self._quotes.closer() is not None:
             return self._let_out(buffer, start, start + 1)
         return self._enter_json(buffer, start, start, None)
+
+    def _is_nested(self, buffer: str, position: int, start: int) -> bool:
+        """Whether an object is a member of another one: data, never a call."""
+        is_document = self._quotes.is_document
+        if is_document is None:
+            first = _ends_space(buffer, position)
+            is_document = first < start and buffer[first] in "{["
+        if is_document:
+            return True
+        before = buffer[max(position, start - 64) : start].rstrip()
+        if not before and start - position > 64:
+            before = buffer[position:start].rstrip()
+        before = (self._solid + before)[-2:]
+        return before[-1:] in ("[", ",", "{", "(") or before == '":'
 
     def _bare(self, buffer: str, position: int, start: int, final: bool) -> int | str:
         """``functions.NAME:3`` in visible text: a header whose markers were swallowed?"""
@@ -239,6 +264,8 @@ class Prose(Aside):
 
     def _marked(self, buffer: str, position: int, start: int, token: str) -> int | str:
         kind = MARKERS.get(token)
+        if token in REPLY_TAGS and not self._opens_reply(buffer, position, start, token):
+            return "pass"
         if kind is None:
             return self._tag(buffer, position, start, token)
         header = None
@@ -255,6 +282,15 @@ class Prose(Aside):
         self._has_cut = True
         self._raw = [token]
         return self._opening(kind)(token, start + len(token), header[1] if header else None)
+
+    def _opens_reply(self, buffer: str, position: int, start: int, token: str) -> bool:
+        """Whether ``<reasoning>`` opens the visible text, or closes what opened it."""
+        if token.startswith("</"):
+            opened, self._has_reply_tag = self._has_reply_tag, False
+            return opened
+        is_first = self._is_content and self._is_blank and _ends_space(buffer, position) >= start
+        self._has_reply_tag = self._has_reply_tag or is_first
+        return is_first
 
     def _adjacent_quote(self) -> Closer | None:
         mark = _QUOTE_MARKS.get(self._last[-1:])

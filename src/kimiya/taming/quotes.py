@@ -67,6 +67,7 @@ class Quotes:
 
     def __init__(self) -> None:
         self._fence = 0
+        self._is_opening_line = False
         self._inline = 0
         self._run = 0
         self._is_line_start = True
@@ -80,7 +81,7 @@ class Quotes:
             self._document = stripped[0] in "{["
         if self._document:
             self._follow_string(text)
-        if "`" in text or self._run or self._inline:
+        if "`" in text or self._run or self._inline or self._is_opening_line:
             self._follow_ticks(text)
         elif "\n" in text:
             self._is_line_start = not text[text.rfind("\n") + 1 :].strip(" \t")
@@ -98,6 +99,11 @@ class Quotes:
             return Closer("string", _STRING_END, "")
         return None
 
+    @property
+    def is_document(self) -> bool | None:
+        """Whether the text began as a JSON document; ``None`` while it is blank."""
+        return self._document
+
     def forget(self) -> None:
         """The quotation that seemed open was none: it never closed."""
         self._fence = self._inline = 0
@@ -111,6 +117,7 @@ class Quotes:
             self._end_run()
             if token == "\n":  # noqa: S105
                 self._is_line_start = True
+                self._is_opening_line = False
                 self._inline = 0
             elif token.strip(" \t"):
                 self._is_line_start = False
@@ -120,13 +127,15 @@ class Quotes:
         if not run:
             return
         if self._fence:
-            if run >= self._fence and self._is_line_start:
+            # Three backticks that close on their own line are inline code, not a fence.
+            if run >= self._fence and (self._is_line_start or self._is_opening_line):
                 self._fence = 0
         elif self._inline:
             if run == self._inline:
                 self._inline = 0
         elif run >= 3 and self._is_line_start:
             self._fence = run
+            self._is_opening_line = True
         else:
             self._inline = run
         self._is_line_start = False

@@ -89,7 +89,9 @@ class Scanner(Prose):
             return False
         if not self._is_content or self._thinking or not self._lexicon.has_tools:
             return True
-        if "{" in text or text.endswith(FUNCTION_PREFIXES) or "functions" in text:
+        if "{" in text or (self._is_blank and "[" in text):
+            return False
+        if text.endswith(FUNCTION_PREFIXES) or "functions" in text:
             return False
         if self._prose_rules and any(rule.start in text for rule in self._prose_rules):
             return False

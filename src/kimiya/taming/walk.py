@@ -46,12 +46,14 @@ class Walk:
         self._prose_rules = prose
         self._is_content = channel == "content"
         self._thinking = False
+        self._has_reply_tag = False
         self._mode: Mode = "prose"
         self._pending = ""
         self._quotes = Quotes()
         self._is_blank = True
         self._line_is_blank = True
         self._last = ""
+        self._solid = ""
         self._loose = ""
         self._has_cut = False
         self._wait_at = -1
@@ -78,6 +80,8 @@ class Walk:
             self._is_blank = False
         self._quotes.feed(text)
         self._last = text[-2:] if len(text) > 1 else self._last[-1:] + text
+        if solid := text[-64:].rstrip() or text.rstrip():
+            self._solid = (self._solid + solid)[-2:]
 
     def _say(self, text: str) -> None:
         if text:
