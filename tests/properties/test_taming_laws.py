@@ -61,9 +61,7 @@ def test_taming_a_tamed_reply_changes_nothing(line: dict[str, Any]) -> None:
     once = replay({**line, "tools": TOOLS})
     if once.verdict in ("retry", "failed"):
         return
-    again = replay(
-        {"tools": TOOLS, "deltas": as_deltas(once), "finish_reason": once.finish_reason}
-    )
+    again = replay({"tools": TOOLS, "deltas": as_deltas(once), "finish_reason": once.finish_reason})
     assert _shown(again) == _shown(once), again
 
 
@@ -79,7 +77,11 @@ json_values = st.recursive(
 )  # fmt: skip
 tool_names = st.from_regex(r"[A-Za-z_][A-Za-z0-9_.\-]{0,40}", fullmatch=True)
 prose = st.text(st.characters(exclude_characters="<{`\"'“◁", exclude_categories=["Cs"])).filter(
-    lambda text: "functions" not in text and "ool" not in text and not text.strip().startswith(("!", "?", "."))
+    lambda text: (
+        "functions" not in text
+        and "ool" not in text
+        and not text.strip().startswith(("!", "?", "."))
+    )
 )
 
 
