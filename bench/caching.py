@@ -192,9 +192,9 @@ POLICIES: Mapping[str, Policy] = {
 def short_shapes(seed: int) -> tuple[Shape, ...]:
     """Versions small enough to try every placement."""
     return (
-        tool_loop(seed, turns=3, system_tokens=3_000),
+        tool_loop(seed, turns=3, system_tokens=3_000, tool_count=1),
         document(seed, questions=4, tokens=3_000),
-        parallel_chats(seed, chats=2, turns=2, tool_tokens=3_000),
+        parallel_chats(seed, chats=2, turns=2, tool_count=1, tool_tokens=3_000),
         clock_in_prompt(seed, turns=3, rules_tokens=3_000),
     )
 

@@ -61,11 +61,11 @@ def tools(rng: random.Random, count: int, tokens: int) -> tuple[ToolSpec, ...]:
 
 
 def tool_loop(
-    seed: int, turns: int = 12, system_tokens: int = 20_000, gaps_s: tuple[float, float] = (4, 25)
+    seed: int, turns: int = 12, system_tokens: int = 20_000, tool_count: int = 8
 ) -> Shape:
     """An agent that calls a tool in each of ``turns`` calls, under a long system prompt."""
     rng = random.Random(seed)
-    declared = tools(rng, 8, 1_600)
+    declared = tools(rng, tool_count, 200 * tool_count)
     messages = [system(prose(rng, system_tokens)), user(prose(rng, 60))]
     arrivals: list[Arrival] = []
     at_s = 0.0
@@ -78,7 +78,7 @@ def tool_loop(
         messages.append(Message("assistant", (Text(prose(rng, 40)), call)))
         result = ToolResult(call.call_id, (Text(prose(rng, rng.randint(200, 1_400))),))
         messages.append(Message("tool", (result,)))
-        at_s += rng.uniform(*gaps_s)
+        at_s += rng.uniform(4, 25)
     return Shape("tool_loop", tuple(arrivals))
 
 
@@ -109,12 +109,12 @@ def parallel_chats(
     seed: int,
     chats: int = 30,
     turns: int = 6,
+    tool_count: int = 15,
     tool_tokens: int = 6_000,
-    gaps_s: tuple[float, float] = (15, 100),
 ) -> Shape:
     """Chats of different people at the same time; only the tools are the same."""
     rng = random.Random(seed)
-    declared = tools(rng, 15, tool_tokens)
+    declared = tools(rng, tool_count, tool_tokens)
     arrivals: list[Arrival] = []
     for chat in range(chats):
         context = CallContext(key_id="chats", conversation=f"chat-{chat}")
@@ -124,13 +124,11 @@ def parallel_chats(
             messages.append(user(prose(rng, rng.randint(20, 400))))
             arrivals.append(Arrival(at_s, Request("model", tuple(messages), declared), context))
             messages.append(Message("assistant", (Text(prose(rng, rng.randint(50, 600))),)))
-            at_s += rng.uniform(*gaps_s)
+            at_s += rng.uniform(15, 100)
     return Shape("parallel_chats", tuple(sorted(arrivals, key=lambda a: a.at_s)))
 
 
-def clock_in_prompt(
-    seed: int, turns: int = 15, gaps_s: tuple[float, float] = (8, 120), rules_tokens: int = 8_000
-) -> Shape:
+def clock_in_prompt(seed: int, turns: int = 15, rules_tokens: int = 8_000) -> Shape:
     """A chat whose system prompt says what time it is, to the second, and then goes on."""
     rng = random.Random(seed)
     rules, manners = prose(rng, rules_tokens), prose(rng, 300)
@@ -144,7 +142,7 @@ def clock_in_prompt(
         request = Request("model", (system(prompt), *history))
         arrivals.append(Arrival(at_s, request, CallContext(key_id="clock")))
         history.append(Message("assistant", (Text(prose(rng, rng.randint(50, 500))),)))
-        at_s += rng.uniform(*gaps_s)
+        at_s += rng.uniform(8, 120)
     return Shape("clock_in_prompt", tuple(arrivals))
 
 
