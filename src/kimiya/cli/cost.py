@@ -2,10 +2,12 @@
 
 import argparse
 import asyncio
+import os
 import sys
+from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from kimiya.cli.configured import add_config_option
 from kimiya.errors import ConfigError
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from kimiya.ledger.cost_explorer import CostExplorerBill
     from kimiya.ledger.query import CostQuery, CostRow, Grouping
     from kimiya.ledger.report import CostReport
+    from kimiya.ledger.store import LedgerStore
 
 
 def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:  # pyright: ignore[reportPrivateUsage]
@@ -47,7 +50,7 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--ledger",
         metavar="PLACE",
-        help="a directory, or postgresql://... (default: the configured one)",
+        help="a SQLite file, or postgresql://... (default: the configured one)",
     )
     add_config_option(parser)
     parser.set_defaults(run=run)
@@ -74,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _compare(args: argparse.Namespace, place: str) -> int:
+def _compare(args: argparse.Namespace, place: "_Place") -> int:
     from kimiya.ledger import cost_explorer as explorer
     from kimiya.ledger.query import CostQuery
 
@@ -103,21 +106,16 @@ def _compare(args: argparse.Namespace, place: str) -> int:
     return 0
 
 
-def _costs(place: str, query: "CostQuery") -> "tuple[CostRow, ...]":
-    from kimiya.ledger.place import SPOOL_DIRECTORY, is_postgres
-
-    spool = Path(place).expanduser() / SPOOL_DIRECTORY
-    has_spool = not is_postgres(place) and spool.is_dir()
-    return asyncio.run(_asked(place, query, spool if has_spool else None))
+def _costs(place: "_Place", query: "CostQuery") -> "tuple[CostRow, ...]":
+    return asyncio.run(_asked(place, query))
 
 
-async def _asked(place: str, query: "CostQuery", spool: Path | None) -> "tuple[CostRow, ...]":
+async def _asked(place: "_Place", query: "CostQuery") -> "tuple[CostRow, ...]":
     """The rows, once what a dead gateway left in its spool is in too."""
     from kimiya.ledger.ledger import Ledger
-    from kimiya.ledger.place import ledger_store
 
-    store = ledger_store(place)
-    ledger = await Ledger.open(store, spool) if spool else None
+    store = place.store()
+    ledger = await Ledger.open(store, place.spool) if place.spool else None
     try:
         if ledger is not None:
             await ledger.flush()
@@ -126,20 +124,43 @@ async def _asked(place: str, query: "CostQuery", spool: Path | None) -> "tuple[C
         await (ledger or store).aclose()
 
 
-def _place(args: argparse.Namespace) -> str:
-    from kimiya.ledger.place import DEFAULT_DIRECTORY, LEDGER_FILE, SPOOL_DIRECTORY, is_postgres
+class _Place(NamedTuple):
+    """The ledger that is meant: how to reach it, and its spool where that is on this machine."""
 
-    place: str = args.ledger or DEFAULT_DIRECTORY
-    directory = Path(place).expanduser()
-    if not is_postgres(place) and not any(
-        (directory / name).exists() for name in (LEDGER_FILE, SPOOL_DIRECTORY)
-    ):
+    store: "Callable[[], LedgerStore]"
+    spool: Path | None
+
+
+def _place(args: argparse.Namespace) -> _Place:
+    from kimiya.books import ledger_store
+    from kimiya.config import load_config
+    from kimiya.ledger.sqlite import SqliteStore
+
+    place: str | None = args.ledger
+    if place is None:
+        settings = load_config(args.config).ledger
+        spool = Path(settings.spool).expanduser()
+        found = spool if spool.is_dir() else None
+        if settings.postgres_env is None:
+            _see(Path(settings.path).expanduser(), settings.path, is_spooled=found is not None)
+        return _Place(lambda: ledger_store(settings, os.environ), found)
+    if place.startswith(("postgresql://", "postgres://")):
+        from kimiya.ledger.postgres import PostgresStore
+
+        dsn = place
+        return _Place(lambda: PostgresStore(dsn), None)
+    file = Path(place).expanduser()
+    _see(file, place, is_spooled=False)
+    return _Place(lambda: SqliteStore(file), None)
+
+
+def _see(file: Path, name: str, *, is_spooled: bool) -> None:
+    """A report makes no ledger where there is none."""
+    if not file.is_file() and not is_spooled:
         raise ConfigError(
-            f"there is no ledger in {place}",
-            remedy="`kimiya serve` keeps one; --ledger names another directory or a"
-            " postgresql:// address",
+            f"there is no ledger at {name}",
+            remedy="`kimiya serve` keeps one; --ledger names another, a file or postgresql://...",
         )
-    return place
 
 
 def _query(args: argparse.Namespace) -> "CostQuery":

@@ -4,6 +4,7 @@ SVG is written here, by hand and exactly; PNG is drawn by matplotlib (``kimiya[p
 """
 
 import importlib
+import warnings
 from decimal import Decimal
 from html import escape
 from pathlib import Path
@@ -16,6 +17,9 @@ from kimiya.ledger.report import CostReport, short_usd, shown_plainly
 _BAR, _GAP, _LEFT, _WIDTH, _TOP = 18, 10, 220, 860, 60
 _BILLED, _SAVED, _INK = "#2f6f73", "#d8a657", "#222222"
 _MOST_BARS = 40
+_FONTS = ("DejaVu Sans", "Noto Sans CJK JP", "IPAexGothic", "Hiragino Sans", "Yu Gothic")
+"""The first carries Latin, Greek and Cyrillic and comes with matplotlib; the others, where they are
+installed, carry Japanese."""
 
 
 def write_chart(report: CostReport, path: Path) -> None:
@@ -85,6 +89,17 @@ def _legend() -> list[str]:
 def _write_png(report: CostReport, path: Path) -> None:
     # An optional library without types of ours: what comes out of it is anything.
     figures: Any = importlib.import_module("matplotlib.figure")
+    matplotlib: Any = importlib.import_module("matplotlib")
+    fonts: Any = importlib.import_module("matplotlib.font_manager")
+    known = set(fonts.get_font_names())
+    families = [name for name in _FONTS if name in known]
+    # A letter no font here has is drawn as a box; that is not worth a warning on a terminal.
+    with matplotlib.rc_context({"font.family": families}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
+        _save_png(report, path, figures)
+
+
+def _save_png(report: CostReport, path: Path, figures: Any) -> None:
     rows = _bars_of(report)
     size = (8.6, 0.9 + 0.3 * max(1, len(rows)))
     figure = figures.Figure(figsize=size, layout="constrained")
@@ -99,7 +114,7 @@ def _write_png(report: CostReport, path: Path) -> None:
     axes.invert_yaxis()
     axes.set_xlabel("US dollars")
     axes.set_title(_title(report).replace("$", r"\$"), loc="left")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     figure.savefig(path, dpi=150)
 
 
