@@ -19,7 +19,7 @@ prices and estimated tokens; ``None`` is unpriced, never zero.
 """
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
 from decimal import Decimal
 from hashlib import sha256
@@ -36,6 +36,7 @@ from kimiya.catalog.card import ModelCard
 from kimiya.core.context import CallContext
 from kimiya.core.exchange import Request
 from kimiya.core.messages import Text
+from kimiya.errors import RemoteProtocolError
 
 RULES: Mapping[str, str] = {
     "PC001": "Move it behind the last breakpoint, into the last user message; or let the planner"
@@ -382,3 +383,20 @@ def _first_difference(call: _Call, before: _Seen, block: Block) -> int | None:
         else:
             high = middle - 1
     return low
+
+
+def findings_json(findings: Iterable[Finding]) -> bytes:
+    """Findings as a JSON list; dollars as decimal strings."""
+    return _ENCODER.encode(list(findings))
+
+
+def findings_of(data: bytes) -> tuple[Finding, ...]:
+    """Read what ``findings_json`` has written.
+
+    Raises:
+        RemoteProtocolError: It is something else.
+    """
+    try:
+        return tuple(msgspec.json.decode(data, type=list[Finding]))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise RemoteProtocolError(f"no cache findings: {error}", frame=data) from error

@@ -6,7 +6,8 @@ Invariants:
 
 * A client's own marks are neither moved nor dropped. Where it placed some, ours join them only on
   evidence, never on a guess.
-* For hosts that cache by themselves, or not at all, the request comes back as the same object.
+* For hosts that cache by themselves, or not at all, the request comes back as the same object
+  (unless mends are asked for).
 * Marks stand where the card allows, never inside a tool result, never in an assistant's message
   (so never after reasoning), and their lifetimes do not rise from tools to system to messages.
 * The same request, history and time give the same plan.
@@ -32,6 +33,7 @@ from kimiya.caching.learning import (
     scope_of,
 )
 from kimiya.caching.marking import with_marks
+from kimiya.caching.mends import mend
 from kimiya.caching.placement import Candidate, Mark, Slots, choose
 from kimiya.caching.prefix import Block, Prefix, marked, read_prefix
 from kimiya.caching.volatile import StableHeads
@@ -79,10 +81,12 @@ class Planner:
 
     Args:
         history: Where it keeps what it learns.
+        mends: Whether to sort tools and the keys of their schemas first (``mends.mend``).
     """
 
-    def __init__(self, history: PrefixHistory) -> None:
+    def __init__(self, history: PrefixHistory, *, mends: bool = False) -> None:
         self._history = history
+        self._mends = mends
         self._heads = StableHeads()
         self._factors: dict[tuple[str, str, int, bool], Factors] = {}
 
@@ -97,22 +101,26 @@ class Planner:
             context: On whose account.
             now: UTC.
         """
+        notes: tuple[Adjustment, ...] = ()
+        if self._mends:
+            mended = mend(request)
+            request, notes = mended.request, mended.adjustments
         prefix = read_prefix(request, f"{card.host}/{card.model_id}", self._heads)
         if not prefix.blocks:
-            return Planned(request)
+            return Planned(request, notes)
         now_s = now.timestamp()
         view = _View(self._history, prefix, request, context, now_s)
         if card.cache.kind != "explicit" or prefix.has_foreign_marks:
-            return Planned(request, (), view.keys(()))
+            return Planned(request, notes, view.keys(()))
         slots = _slots(card, prefix)
         factors = self._factors_of(card, now, prefix.tokens)
         marks = choose(view.candidates(card, is_guessing=not slots.fixed), factors, slots)
         keys = view.keys((*marks, *slots.fixed))
         if not marks:
-            return Planned(request, (), keys)
+            return Planned(request, notes, keys)
         blocks = {mark.position: prefix.blocks[mark.position] for mark in marks}
         planned = with_marks(request, blocks, {mark.position: mark.ttl for mark in marks})
-        return Planned(planned, _notes(blocks, marks), keys)
+        return Planned(planned, (*notes, *_notes(blocks, marks)), keys)
 
     def observe(
         self, prefix: PrefixKeys, card: ModelCard, usage: Usage | None, now: datetime

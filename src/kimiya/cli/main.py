@@ -26,6 +26,8 @@ COMMANDS: Mapping[str, str] = {
     "keys": "keys of the gateway: create, list, revoke",
     "simulate": "serve a scripted, misbehaving host",
     "local": "the embedded model: install, path, remove, bench",
+    "bedrock": "inference profiles, and a CloudWatch dashboard",
+    "cache": "what keeps prompt caching from working",
     "tame": "mend recorded replies, offline",
     "train": "train a model from a recipe",
 }

@@ -23,6 +23,14 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument("--host", help="only this host")
     parser.add_argument("--all", action="store_true", help="retired ones too")
     parser.add_argument("--json", action="store_true", help="every field, as a JSON list")
+    parser.add_argument(
+        "--caching", action="store_true", help="prompt caching: rule, prices, source and date"
+    )
+    parser.add_argument(
+        "--probe",
+        action="store_true",
+        help="ask the hosts of NAME with two small calls each, which cost money, and compare",
+    )
     add_config_option(parser)
     parser.set_defaults(run=run)
 
@@ -32,15 +40,24 @@ def run(args: argparse.Namespace) -> int:
 
     Raises:
         UnknownModel: None does, with the nearest names.
-        ConfigError: A mistake in the configuration's rows.
+        ConfigError: A mistake in the configuration, or ``--probe`` without a name.
     """
     from kimiya.catalog.catalog import Catalog
     from kimiya.config import load_config
 
+    if args.probe:
+        from kimiya.cli.probe import probe
+
+        return probe(args)
     catalog = Catalog.load(load_config(args.config).overrides)
     cards = _chosen(catalog, args)
     if args.json:
         print(msgspec.json.encode(cards).decode())
+        return 0
+    if args.caching:
+        from kimiya.cli.caching_table import lines
+
+        print("\n".join(lines(cards, datetime.now(UTC).date())))
         return 0
     print("\n".join(_lines(cards)))
     return 0
