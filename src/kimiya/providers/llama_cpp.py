@@ -6,6 +6,7 @@ its pieces to the event loop, which is never held up. Invariants:
 * A reply whose consumer goes away stops at its next token, or its next 256 tokens of prompt.
 * Nothing is loaded before the first call, and ``aclose`` leaves no thread and no memory behind.
 * Token counts and stop reasons are the engine's own.
+* No text of a message is read as a control token (``llama_cpp_control``).
 
 The engine always opens an HTTP port. It is bound to loopback, behind a key made up at each start,
 and serves only to count tokens, which the binding itself cannot do.
@@ -37,6 +38,7 @@ from kimiya.providers.llama_cpp_chat import (
     stop_sequence_of,
     usage_of,
 )
+from kimiya.providers.llama_cpp_control import control_tokens
 from kimiya.providers.llama_cpp_prompt import offered_tools
 from kimiya.providers.llama_cpp_reply import ReplyReader
 
@@ -208,10 +210,11 @@ class _Engine:
         self._key = secrets.token_hex(16)
         params.api_keys = [self._key]
         self._server = binding.Server(params)
+        self._control = control_tokens(path)
 
     def answer(self, body: Chunk, on_chunk: Callable[[Chunk], bool]) -> None:
         """Make one reply; ``on_chunk`` gets each piece and stops it by returning ``True``."""
-        self._server.handle_chat_completions(body, on_chunk)
+        self._server.handle_chat_completions(self._control.harmless_body(body), on_chunk)
 
     def count_tokens(self, body: Chunk) -> int:
         """Tokens of the rendered prompt."""
@@ -219,9 +222,8 @@ class _Engine:
         connection = http.client.HTTPConnection(address, timeout=60)
         headers = {"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"}
         try:
-            connection.request(
-                "POST", "/v1/chat/completions/input_tokens", json.dumps(body), headers
-            )
+            sent = json.dumps(self._control.harmless_body(body))
+            connection.request("POST", "/v1/chat/completions/input_tokens", sent, headers)
             answer = json.loads(connection.getresponse().read())
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise ProviderUnreachable("llama.cpp did not count the tokens") from error
