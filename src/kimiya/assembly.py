@@ -204,10 +204,15 @@ def assemble(
         routes,
         clock=clock,
         prose=config.taming.prose,
-        planner=Planner(MemoryHistory()) if config.caching.plan else None,
+        planner=_planner(config),
         hold_reasoning=config.taming.hold_reasoning,
     )
     return App(config, catalog, providers, routes, pipeline)
+
+
+def _planner(config: Config) -> Planner | None:
+    """The cache planner, where it is on."""
+    return Planner(MemoryHistory(), mends=config.caching.mends) if config.caching.plan else None
 
 
 def _transport(settings: ProviderConfig) -> AiohttpTransport:

@@ -139,6 +139,8 @@ class CachingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     plan: bool = True
     """Place breakpoints where the expected saving is positive; a client's own are always kept."""
+    mends: bool = False
+    """Sort tools by name, and the keys of their schemas, so that one set makes one prefix."""
 
 
 class BudgetConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
