@@ -111,6 +111,37 @@ _TEXTS = (
 )
 
 
+_RETRIED = "Kimiya asks again by itself; if it stays, route to another model or region for now"
+_KEYS = "Check the AWS keys, and that the machine's clock is right"
+_REMEDIES: Mapping[str, str] = {
+    "AccessDeniedException": "Allow `bedrock:InvokeModel` on the model and its profile in IAM, and"
+    " see in the Bedrock console of this region that the account has access to the model",
+    "ConflictException": "Something else is changing the same thing: try again in a moment",
+    "ExpiredTokenException": "Renew the AWS session",
+    "IncompleteSignatureException": _KEYS,
+    "InternalServerException": _RETRIED,
+    "InvalidSignatureException": _KEYS,
+    "MissingAuthenticationTokenException": "Set AWS_BEARER_TOKEN_BEDROCK, or AWS keys; something"
+    " between Kimiya and AWS may also have taken the headers off",
+    "ModelErrorException": _RETRIED,
+    "ModelNotReadyException": "The model is being loaded: try again in a minute",
+    "ModelStreamErrorException": _RETRIED,
+    "ModelTimeoutException": "Ask for less output at once, or for a stream",
+    "ResourceNotFoundException": "Check the id or ARN and the region;"
+    " `kimiya bedrock profiles list` shows the profiles there are",
+    "ServiceQuotaExceededException": "Ask for a higher quota in the Service Quotas console, or"
+    " spread the calls over a profile of several regions",
+    "ServiceUnavailableException": _RETRIED,
+    "ThrottlingException": "Kimiya asks again by itself; if it stays, use a profile of several"
+    " regions (`us.`, `eu.`, `global.` ...) or ask for a higher quota in the Service Quotas"
+    " console; what is read from a cache does not count towards it",
+    "UnrecognizedClientException": "Check the AWS keys: AWS knows none of this id",
+    "ValidationException": "The field it names does not fit this model; `kimiya models` shows what"
+    " the model takes",
+}
+"""What helps where the message itself is not one we know."""
+
+
 def read_error(status: int, headers: Mapping[str, str], body: bytes) -> ProviderError:
     """What a host's error answer means. Never raises."""
     name = headers.get("x-amzn-errortype", "").partition(":")[0]
@@ -155,8 +186,11 @@ def describe(name: str, message: str, status: int | None = None) -> ProviderErro
     text = message or "the host gave no message"
     if name:
         text = f"{name}: {text}"
+    remedy = known.remedy if known is not None else _REMEDIES.get(name)
+    if remedy is not None:
+        text = f"{text.rstrip('.')}. {remedy}"
     if known is not None:
-        kind, text = known.meaning, f"{text.rstrip('.')}. {known.remedy}"
+        kind = known.meaning
     if kind is None:
         kind = _by_status(status)
     return kind(text, status=status, code=name or None)
