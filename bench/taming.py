@@ -157,7 +157,7 @@ def score(replies: list[Line], seed: int) -> dict[str, Any]:
     rows: dict[str, Counter[str]] = {}
     misses: list[str] = []
     for number, reply in enumerate(replies):
-        cut = recut(reply, Places(1 + number % 9, seed + number))
+        cut = recut(reply, Places(1 + number % 9, random.Random(seed + number)))
         judged = mark(replay(reply, cut), reply["expected"])
         row = rows.setdefault(reply["family"], Counter())
         kind = "retry" if reply["expected"].get("retry") else "recoverable"

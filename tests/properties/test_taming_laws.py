@@ -19,7 +19,7 @@ SCHEMAS = {t["function"]["name"]: t["function"]["parameters"] for t in TOOLS}
 @MANY
 def test_cutting_anywhere_changes_nothing(line: dict[str, Any], seed: int) -> None:
     whole = replay(line)
-    for places in (Places(None), Places(1, seed), Places(4, seed)):
+    for places in (Places(), Places(1, random.Random(seed)), Places(4, random.Random(seed))):
         deltas = recut(line, places)
         assert replay(line, deltas) == whole, deltas
 

@@ -83,7 +83,7 @@ def check(seed: int) -> None:
     if not quoting and tools:
         said = QUOTED.sub("", outcome.text + outcome.reasoning)
         assert CONTROL.search(said) is None, (seed, outcome)
-    for places in (Places(None), Places(3, seed)):
+    for places in (Places(), Places(3, random.Random(seed))):
         assert replay(line, recut(line, places)) == outcome, seed
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import random
 import sys
 from collections import Counter
 from collections.abc import Iterable
@@ -104,7 +105,7 @@ def _replay(lines: list[dict[str, Any]], arguments: argparse.Namespace) -> int:
 
 
 def _is_stable(line: dict[str, Any], outcome: Outcome, count: int, seed: int) -> bool:
-    cuts = [Places(None), Places(max(0, count), seed)]
+    cuts = [Places(), Places(max(0, count), random.Random(seed))]
     return all(replay(line, recut(line, places)) == outcome for places in cuts)
 
 

@@ -80,7 +80,7 @@ class Pipeline:
         self.router = router
         self.retry = retry or RetryPolicy()
         self.clock = clock or SystemClock()
-        self.rng = rng or random.Random()  # noqa: S311 (jitter, not secrets)
+        self.rng = rng or random.Random()
         self.prose = prose
         self.planner = planner
         self.accounts = accounts or Accounts(self.clock)

@@ -111,7 +111,7 @@ class Prose(Aside):
             elif token[0] == "f":
                 step = self._bare(buffer, position, start, final)
             else:
-                step = self._marked(buffer, position, start, token)
+                step = self._marked(buffer, (position, start), token, final)
             if step == "wait":
                 start = self._wait_at if self._wait_at >= 0 else start
                 self._wait_at = -1
@@ -262,7 +262,8 @@ class Prose(Aside):
             return end + len(rest)
         return "pass"
 
-    def _marked(self, buffer: str, position: int, start: int, token: str) -> int | str:
+    def _marked(self, buffer: str, span: tuple[int, int], token: str, final: bool) -> int | str:
+        position, start = span
         kind = MARKERS.get(token)
         if token in REPLY_TAGS and not self._opens_reply(buffer, position, start, token):
             return "pass"
@@ -271,6 +272,12 @@ class Prose(Aside):
         header = None
         if kind == "argument_begin" and self._is_text:
             header = self._line_header(buffer, position, start)
+        if kind == "argument_begin" and header is None and self._lexicon.has_tools:
+            # Kimi also loses the whole header: arguments without a name, which must tell the tool.
+            body = _ends_space(buffer, start + len(token))
+            if body == len(buffer) and not final and body - start < _MAX_LINE_HEADER_CHARS:
+                return "wait"
+            header = (start, "") if buffer[body : body + 1] == "{" else None
         self._say(buffer[position : header[0] if header else start])
         closer = self._quotes.closer() or self._adjacent_quote()
         if closer is not None and kind not in ("think", "think_end"):

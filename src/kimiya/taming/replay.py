@@ -4,9 +4,8 @@ Pure: text in, values out. A line's deltas may be cut anew, at chosen places or 
 which must change nothing.
 """
 
-import random
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import msgspec
 from msgspec import Struct
@@ -121,17 +120,25 @@ def _cut_call(call: dict[str, Any], places: "Places") -> Iterator[dict[str, Any]
         yield {"tool_calls": [after]}
 
 
-class Places:
-    """Where texts are cut: at random places, or between all characters."""
+class Chance(Protocol):
+    """Where random places are drawn from; a ``random.Random`` is one."""
 
-    def __init__(self, count: int | None, seed: int = 0) -> None:
+    def randrange(self, start: int, stop: int, /) -> int:
+        """A number from ``start`` up to, not including, ``stop``."""
+        ...
+
+
+class Places:
+    """Where texts are cut: at ``count`` places drawn by chance, or between all characters."""
+
+    def __init__(self, count: int = 0, chance: Chance | None = None) -> None:
         self._count = count
-        self._random = random.Random(seed)  # noqa: S311
+        self._chance = chance
 
     def __call__(self, length: int) -> Iterable[int]:
-        if self._count is None:
+        if self._chance is None:
             return range(1, length)
-        return [self._random.randrange(1, max(2, length)) for _ in range(self._count)]
+        return [self._chance.randrange(1, max(2, length)) for _ in range(self._count)]
 
 
 def recut(line: Mapping[str, Any], places: Places) -> list[dict[str, Any]]:
