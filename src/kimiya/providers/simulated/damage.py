@@ -128,7 +128,7 @@ def _opaque(call: ToolCall) -> str:
 
 def hash_of(text: str) -> int:
     """A number that stands for a text, the same in every process."""
-    return random.Random(text).getrandbits(62)  # noqa: S311 (simulated chance, not a secret)
+    return random.Random(text).getrandbits(62)
 
 
 def _glued(call: ToolCall) -> ToolCall:

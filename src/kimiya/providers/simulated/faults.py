@@ -44,7 +44,7 @@ def check_fault(name: str) -> str:
 
 def chance(seed: int, number: int, purpose: str = "") -> random.Random:
     """The dice of one request; the same for the same seed and number, in every process."""
-    return random.Random(f"{seed}:{number}:{purpose}")  # noqa: S311 (simulated, not a secret)
+    return random.Random(f"{seed}:{number}:{purpose}")
 
 
 def drawn(rates: Mapping[str, float], rng: random.Random) -> str | None:
