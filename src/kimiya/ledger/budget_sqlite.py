@@ -2,11 +2,12 @@
 
 A reservation is one short transaction, made at once on the caller's thread: it costs tens of
 microseconds, less than handing it to another thread. Only when another process holds the file is
-the wait moved to a thread. The file is not the ledger's, so a batch of records never stands in the
-way of a call.
+the wait moved to a thread, and so is the checkpoint of the write-ahead log, which waits for the
+disk. The file is not the ledger's, so a batch of records never stands in the way of a call.
 """
 
 import asyncio
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ T = TypeVar("T")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SWEEP_EVERY_US = 60 * 1_000_000
 _PATIENCE_MS = 5_000
+_CHECKPOINT_EVERY = 500
+"""Transactions, about six megabytes of log, between checkpoints."""
 
 
 class SqliteBudgets:
@@ -45,6 +48,8 @@ class SqliteBudgets:
         self._identity: tuple[int, int] | None = None
         self._lock = asyncio.Lock()
         self._sweep_due_us = 0
+        self._uncheckpointed = 0
+        self._checkpointing: asyncio.Task[None] | None = None
 
     async def reserve(
         self, reservation_id: str, holds: Sequence[Hold], amounts: Amounts, until: Lease
@@ -64,21 +69,45 @@ class SqliteBudgets:
 
     async def aclose(self) -> None:
         """See ``BudgetStore``."""
+        if self._checkpointing is not None:
+            await self._checkpointing
         self._disconnect()
 
     async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
         async with self._lock:
-            try:
-                return self._attempt(work, 0)
-            except sqlite3.OperationalError as error:
-                if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
-                    raise self._away(error) from error
-            except (sqlite3.DatabaseError, OSError) as error:
+            done = await self._done(work)
+        self._uncheckpointed += 1
+        if self._uncheckpointed >= _CHECKPOINT_EVERY:
+            self._uncheckpointed = 0
+            self._checkpointing = asyncio.create_task(self._checkpoint())
+        return done
+
+    async def _checkpoint(self) -> None:
+        """Move the log into the file. Whoever reserves waits for it; the loop does not."""
+        async with self._lock:
+            if self._connection is not None:
+                # What it cannot do now (another process reads) it does the next time.
+                with contextlib.suppress(sqlite3.Error):
+                    await asyncio.to_thread(_checkpoint, self._connection)
+
+    async def _done(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """The work, done here, or in a thread where another process holds the file."""
+        try:
+            return self._attempt(work, 0)
+        except sqlite3.OperationalError as error:
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
                 raise self._away(error) from error
-            try:
-                return await asyncio.to_thread(self._attempt, work, _PATIENCE_MS)
-            except (sqlite3.DatabaseError, OSError) as error:
-                raise self._away(error) from error
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._away(error) from error
+        waiting = asyncio.ensure_future(asyncio.to_thread(self._attempt, work, _PATIENCE_MS))
+        try:
+            return await asyncio.shield(waiting)
+        except asyncio.CancelledError:
+            # The thread cannot be stopped, and nobody else may use its connection meanwhile.
+            await asyncio.wait([waiting])
+            raise
+        except (sqlite3.DatabaseError, OSError) as error:
+            raise self._away(error) from error
 
     def _attempt(self, work: Callable[[sqlite3.Connection], T], patience_ms: int) -> T:
         connection = self._connected()
@@ -101,6 +130,7 @@ class SqliteBudgets:
                 migrate(connection, BUDGET_MIGRATIONS, self._path)
                 # No fsync a call: kill -9 loses nothing, a power cut the last moments.
                 connection.execute("PRAGMA synchronous=NORMAL")
+                connection.execute("PRAGMA wal_autocheckpoint=0")
                 connection.execute("PRAGMA busy_timeout=0")
             except BaseException:
                 connection.close()
@@ -142,6 +172,11 @@ class SqliteBudgets:
             counters = tuple(hold.counter for hold in holds)
             _remember(db, reservation_id, "open", amounts, (_us(until.expires), counters))
         return answer
+
+
+def _checkpoint(connection: sqlite3.Connection) -> None:
+    # Fetched to the end: a statement that is still open would hold the log.
+    connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
 
 
 def _answer(db: sqlite3.Connection, holds: Sequence[Hold], amounts: Amounts) -> Answer:

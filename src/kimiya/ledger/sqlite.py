@@ -140,10 +140,13 @@ class transaction:  # noqa: N801 (reads as a statement)
         self._connection.execute("BEGIN IMMEDIATE")
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        if kind is None:
-            self._connection.execute("COMMIT")
-        elif self._connection.in_transaction:
-            self._connection.execute("ROLLBACK")
+        try:
+            if kind is None:
+                self._connection.execute("COMMIT")
+        finally:
+            # A commit can fail too (a full disk), and then everything is still open.
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
 
 
 class _SumUsd:
