@@ -15,7 +15,7 @@ from kimiya.ledger.budgets import BudgetPolicy, Budgets
 from kimiya.ledger.ledger import Ledger, LedgerPolicy
 from kimiya.ledger.rate_limits import RateLimit, RateLimits
 from kimiya.ledger.store import LedgerStore
-from kimiya.pipeline.accounts import Accounts
+from kimiya.pipeline.accounts import Accounts, Listener
 
 _KINDS: Mapping[str, ScopeKind] = {
     "key": "key",
@@ -61,7 +61,17 @@ async def open_accounts(config: Config, clock: Clock, env: Mapping[str, str]) ->
         budgets=budgets,
         rate_limits=RateLimits(clock.monotonic) if limits else None,
         limits=limits,
+        listener=_emf_log(config.ledger),
     )
+
+
+def _emf_log(settings: LedgerConfig) -> Listener | None:
+    if settings.emf is None:
+        return None
+    from kimiya.bedrock.metrics import EmfFormat, EmfLog
+
+    path = settings.emf if settings.emf == "-" else _path(settings.emf)
+    return EmfLog(path, EmfFormat(settings.emf_namespace, settings.emf_tags))
 
 
 def ledger_store(settings: LedgerConfig, env: Mapping[str, str]) -> LedgerStore:

@@ -1,17 +1,20 @@
 """Calls through the whole pipeline to the simulated account, by every spelling of a model."""
 
 import asyncio
+import json
 import logging
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from kimiya.assembly import App, assemble
 from kimiya.bedrock.control import BotoControlPlane
-from kimiya.config.settings import CachingConfig, Config, ProviderConfig
+from kimiya.books import open_accounts
+from kimiya.config.settings import CachingConfig, Config, LedgerConfig, ProviderConfig
 from kimiya.core.clock import VirtualClock
 from kimiya.core.context import NO_CONTEXT, CallContext
 from kimiya.core.exchange import Request
@@ -227,3 +230,19 @@ async def test_tokens_of_a_profile_are_estimated_where_the_service_counts_none()
         assert counted.is_estimate
         old = await app.pipeline.count_tokens(asking("aws:anthropic.claude-3-haiku-20240307-v1:0"))
         assert (old.input_tokens, old.is_estimate) == (2004 + 5, False)
+
+
+async def test_calls_are_told_to_cloudwatch(tmp_path: Path) -> None:
+    path = tmp_path / "emf.log"
+    async with kimiya() as (app, _):
+        arn = await profile_of(app)
+        books = LedgerConfig(
+            enabled=False, emf=str(path), emf_namespace="Team", emf_tags=("department",)
+        )
+        app.pipeline.accounts = await open_accounts(Config(ledger=books), app.pipeline.clock, {})
+        await call(app, f"aws:{arn}", marked=True)
+    (line,) = path.read_text().splitlines()
+    fields = json.loads(line)
+    assert fields["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Team"
+    assert (fields["department"], fields["Model"], fields["Profile"]) == ("risk", arn, arn)
+    assert (fields["CacheWriteTokens"], fields["OutputTokens"]) == (2004, 7)

@@ -5,6 +5,7 @@ made, and callers on an event loop go through a thread. Every call raises only `
 """
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -167,9 +168,17 @@ class BotoControlPlane:
             retries={"total_max_attempts": 3, "mode": "standard"},
         )
         made = session.Session(profile=self._profile_name)
+        made.register_component("data_loader", _loader())
         return made.create_client(
             service, region_name=self._region, endpoint_url=self._endpoint_url, config=limits
         )
+
+
+@lru_cache(maxsize=1)
+def _loader() -> Any:
+    """One loader for all regions: reading the service models is most of a client's cost."""
+    loaders: Any = import_module("botocore.loaders")
+    return loaders.create_loader()
 
 
 def checked_tags(words: Sequence[str]) -> dict[str, str]:

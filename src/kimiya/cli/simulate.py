@@ -30,6 +30,11 @@ def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]"
     parser.add_argument(
         "--public", action="store_true", help="allow an address other than loopback; it has no keys"
     )
+    parser.add_argument(
+        "--aws",
+        action="store_true",
+        help="Bedrock as an AWS account has it: profiles, model ids, refusals, cache accounting",
+    )
     parser.set_defaults(run=run)
 
 
@@ -56,6 +61,8 @@ def run(args: argparse.Namespace) -> int:
         print(f"  export ANTHROPIC_BASE_URL={address} ANTHROPIC_API_KEY=simulated")
     if args.spoken in ("bedrock", "all"):
         print(f"  export AWS_ENDPOINT_URL_BEDROCK_RUNTIME={address}")
+        if args.aws:
+            print(f"  export AWS_ENDPOINT_URL_BEDROCK={address}")
     print(end="", flush=True)
     with contextlib.suppress(KeyboardInterrupt):  # the usual end
         serve(
@@ -65,5 +72,6 @@ def run(args: argparse.Namespace) -> int:
             seed=args.seed,
             dialects=None if names is None else [DIALECTS[name] for name in names],
             is_public=args.public,
+            is_aws=args.aws,
         )
     return 0

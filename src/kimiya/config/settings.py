@@ -132,6 +132,12 @@ class LedgerConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """What becomes of calls while the store is away and the spool is full."""
     when_away: Literal["refuse", "go_on"] = "refuse"
     """What becomes of calls under a budget while its counters cannot be reached."""
+    emf: str | None = None
+    """File that gets a line of CloudWatch's embedded metric format for every call, ``-`` for
+    stdout; none writes none."""
+    emf_namespace: str = "Kimiya"
+    emf_tags: tuple[str, ...] = ()
+    """Tags that become dimensions in CloudWatch."""
 
 
 class CachingConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -6,6 +6,7 @@ and budgets are settled by a task behind the reply, the reservation holding unti
 
 import asyncio
 from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 from msgspec import Struct
 
@@ -35,6 +36,18 @@ class Entry(Struct, frozen=True):
     estimated_tokens: int = 0
 
 
+class Listener(Protocol):
+    """Hears of every settled call; must be quick, and never raises."""
+
+    def add(self, call: LedgerRecord) -> object:
+        """A call was settled."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more comes."""
+        ...
+
+
 class Accounts:
     """The books of a pipeline; every part of them may be absent.
 
@@ -44,6 +57,7 @@ class Accounts:
         budgets: What may be spent.
         rate_limits: How fast.
         limits: By key id; ``*`` holds for keys that are not named.
+        listener: Hears what the ledger hears, with a ledger or without.
     """
 
     def __init__(
@@ -54,12 +68,14 @@ class Accounts:
         budgets: Budgets | None = None,
         rate_limits: RateLimits | None = None,
         limits: Mapping[str, RateLimit] | None = None,
+        listener: Listener | None = None,
     ) -> None:
         self._clock = clock
         self.ledger = ledger
         self.budgets = budgets
         self._rate_limits = rate_limits
         self._limits = limits or {}
+        self._listener = listener
         self._ids = CallIds(lambda: clock.now().timestamp())
         self._settling: set[asyncio.Task[None]] = set()
 
@@ -100,8 +116,8 @@ class Accounts:
                 estimated=entry.estimated_tokens,
                 actual=usage.input_tokens + usage.output_tokens,
             )
-        if self.ledger is not None:
-            self.ledger.settle(self._record(entry, context, report, targets))
+        if self.ledger is not None or self._listener is not None:
+            self._tell(self._record(entry, context, report, targets))
         if self.budgets is not None and entry.reservation is not None:
             self._settle_later(self.budgets, entry.reservation, _spent(report))
 
@@ -113,6 +129,14 @@ class Accounts:
             await self.budgets.aclose()
         if self.ledger is not None:
             await self.ledger.aclose()
+        if self._listener is not None:
+            self._listener.close()
+
+    def _tell(self, record: LedgerRecord) -> None:
+        if self.ledger is not None:
+            self.ledger.settle(record)
+        if self._listener is not None:
+            self._listener.add(record)
 
     def _limit_of(self, context: CallContext) -> RateLimit | None:
         return self._limits.get(context.key_id or "", self._limits.get("*"))
