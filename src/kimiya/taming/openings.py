@@ -275,9 +275,10 @@ class Prose(Aside):
         if kind == "argument_begin" and header is None and self._lexicon.has_tools:
             # Kimi also loses the whole header: arguments without a name, which must tell the tool.
             body = _ends_space(buffer, start + len(token))
-            if body == len(buffer) and not final and body - start < _MAX_LINE_HEADER_CHARS:
-                return "wait"
-            header = (start, "") if buffer[body : body + 1] == "{" else None
+            if body - start < _MAX_LINE_HEADER_CHARS:
+                if body == len(buffer) and not final:
+                    return "wait"
+                header = (start, "") if buffer[body : body + 1] == "{" else None
         self._say(buffer[position : header[0] if header else start])
         closer = self._quotes.closer() or self._adjacent_quote()
         if closer is not None and kind not in ("think", "think_end"):

@@ -11,16 +11,16 @@ goes on. Invariants:
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
-from kimiya.taming.findings import Channel, Finding, Thought
-from kimiya.taming.grammar import FUNCTION_PREFIXES, Lexicon
+from kimiya.taming.findings import Finding, Thought
+from kimiya.taming.grammar import FUNCTION_PREFIXES
 from kimiya.taming.openings import Prose
-from kimiya.taming.prose import ProseRule
 from kimiya.taming.walk import REGION_FIELDS, Mode
 
-Reader = Callable[[str, int, bool], int | str | None]
-"""Reads a buffer from a place on, the last one or not. Gives where to go on, a new buffer to go on
-with, or ``None`` to wait."""
+Reader = Callable[[Any, str, int, bool], int | str | None]
+"""Of a scanner, reads a buffer from a place on, the last one or not. Gives where to go on, a new
+buffer to go on with, or ``None`` to wait."""
 
 
 class Scanner(Prose):
@@ -30,29 +30,20 @@ class Scanner(Prose):
     ``ForeignRegion``, ``Aside``, ``Prose``.
     """
 
-    def __init__(
-        self,
-        lexicon: Lexicon,
-        channel: Channel,
-        *,
-        properties: Callable[[], frozenset[str]] = frozenset,
-        prose: tuple[ProseRule, ...] = (),
-    ) -> None:
-        super().__init__(lexicon, channel, properties=properties, prose=prose)
-        self._readers: Mapping[Mode, Reader] = {
-            "prose": self._prose,
-            "section": self._region,
-            "header": self._region,
-            "arguments": self._region,
-            "k3": self._k3,
-            "quoted": self._quoted,
-            "json": self._json,
-            "xml": self._xml,
-            "lone": self._lone,
-            "role": self._role,
-            "discard": self._discard,
-            "dictation": self._dictation,
-        }
+    _READERS: ClassVar[Mapping[Mode, Reader]] = {
+        "prose": Prose._prose,
+        "section": Prose._region,
+        "header": Prose._region,
+        "arguments": Prose._region,
+        "k3": Prose._k3,
+        "quoted": Prose._quoted,
+        "json": Prose._json,
+        "xml": Prose._xml,
+        "lone": Prose._lone,
+        "role": Prose._role,
+        "discard": Prose._discard,
+        "dictation": Prose._dictation,
+    }
 
     def feed(self, text: str) -> list[Finding]:
         """Take more of the channel in; give what is certain now."""
@@ -104,7 +95,7 @@ class Scanner(Prose):
         position = 0
         self._pending = ""
         while True:
-            step = self._readers[self._mode](buffer, position, final)
+            step = self._READERS[self._mode](self, buffer, position, final)
             if step is None:
                 return
             if isinstance(step, str):

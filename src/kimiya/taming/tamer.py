@@ -103,7 +103,7 @@ class Engine:
         self._content = Scanner(
             lexicon, "content", properties=toolbox.properties, prose=toolbox.prose
         )
-        self._reasoning = Scanner(lexicon, "reasoning")
+        self._reasoning: Scanner | None = None
         self._held: list[Held] = []
         self._held_chars = 0
         self._native: dict[int, NativeCall] = {}
@@ -180,7 +180,7 @@ class Engine:
         if not text:
             return
         self._text_part = event.part
-        if self._reasoning.is_open:
+        if self._reasoning is not None and self._reasoning.is_open:
             self._content.adopt(self._reasoning)
         for finding in self._content.feed(text):
             self._take(finding, TextDelta, event.part, out)
@@ -188,6 +188,8 @@ class Engine:
     def _feed_reasoning(self, event: ReasoningDelta, out: list[StreamEvent]) -> None:
         self._reasoning_part = event.part
         if event.text:
+            if self._reasoning is None:
+                self._reasoning = Scanner(self.toolbox.lexicon, "reasoning")
             for finding in self._reasoning.feed(event.text):
                 self._take(finding, ReasoningDelta, event.part, out)
         if event.signature is not None or event.redacted is not None:
@@ -292,7 +294,7 @@ class Engine:
             (self._reasoning, ReasoningDelta, self._reasoning_part),
             (self._content, TextDelta, self._text_part),
         ):
-            for finding in scanner.close():
+            for finding in scanner.close() if scanner is not None else ():
                 self._take(finding, kind, part, out)
         self._is_done = True
         items = self._expanded()
