@@ -45,6 +45,10 @@ class Client:
         self._gateway = gateway
         self._headers = headers or {}
 
+    def with_headers(self, headers: Mapping[str, str]) -> "Client":
+        """Another client of the same gateway."""
+        return Client(self._gateway, {**self._headers, **headers})
+
     async def send(
         self,
         path: str,

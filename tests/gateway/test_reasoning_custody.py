@@ -8,6 +8,7 @@ import pytest
 from kimiya.core.context import CallContext
 from kimiya.core.exchange import Request, Response, Sampling, ToolSpec
 from kimiya.core.messages import Message, Reasoning, Text, ToolResult, user
+from kimiya.gateway.keys import KeyStore
 from kimiya.providers.simulated import parse_script
 from kimiya.providers.simulated.server import Running, running
 from tests.gateway.selfhosted import FRONTS, Replica, replica_before, reply_of, send
@@ -93,27 +94,47 @@ async def test_two_conversations_with_equal_ids_keep_their_own(
 
 
 @fronts
-async def test_two_tenants_with_one_conversation_keep_their_own(front: str, tmp_path: Path) -> None:
+@both_ways
+async def test_two_tenants_with_one_conversation_keep_their_own(
+    front: str, stream: bool, tmp_path: Path
+) -> None:
     script = (
-        "reply when request 1\n  reasoning: Ann's.\n  call read: {}\n"
-        "reply when request 2\n  reasoning: Bob's.\n  call read: {}\nreply\n  text: Done.\n"
+        'reply when request 1\n  reasoning: Ann thinks.\n  call read: {"path": "a"}\n'
+        'reply when request 2\n  reasoning: Bob thinks.\n  call read: {"path": "a"}\n'
+        "reply\n  text: Done.\n"
     )
-    script = script.replace("{}", '{"path": "a"}')
-    request = msgspec.structs.replace(asking((user("Go"),), stream=False), dialect=front)
+    keys = KeyStore(tmp_path / "keys.json")
+    secrets = {name: keys.create(name)[1] for name in ("ann", "bob", "eve")}
     async with (
         running(parse_script(script)) as host,
         replica_before({"up": host}, tmp_path, card="moonshot/kimi-k2.6") as replica,
     ):
+        tenants = {
+            name: Replica(replica.client.with_headers({"x-api-key": secret}), replica.app)
+            for name, secret in secrets.items()
+        }
+        conversations: dict[str, tuple[Message, ...]] = {}
+        for name in ("ann", "bob"):
+            reply, _ = await say(tenants[name], front, (user("Go"),), stream=stream)
+            conversations[name] = gone_on((user("Go"),), reply)
+        conversations["eve"] = conversations["ann"]
+        for name, own in (("ann", "Ann thinks."), ("bob", "Bob thinks."), ("eve", " ")):
+            await say(tenants[name], front, conversations[name], stream=stream)
+            assert told(host) == [own]
+
+
+async def test_without_keys_too_a_call_in_process_says_whose_it_is(tmp_path: Path) -> None:
+    request = asking((user("about tea"),), stream=False)
+    async with (
+        running(parse_script(SCRIPT)) as host,
+        replica_before({"up": host}, tmp_path) as replica,
+    ):
         pipeline = replica.app.pipeline
-        conversations = {}
-        for key in ("ann", "bob"):
-            outcome = await pipeline.complete(request, CallContext(key_id=key))
-            conversations[key] = gone_on(request.messages, outcome.response)
-        for key, own in (("ann", ["Ann's."]), ("bob", ["Bob's."]), (None, [" "])):
-            messages = conversations[key or "ann"]
-            again = msgspec.structs.replace(request, messages=messages)
+        outcome = await pipeline.complete(request, CallContext(key_id="ann"))
+        again = asking(gone_on(request.messages, outcome.response), stream=False)
+        for key, own in (("ann", "What I think about tea in step 1."), (None, " "), ("", " ")):
             await pipeline.complete(again, CallContext(key_id=key))
-            assert told(host) == own
+            assert told(host) == [own]
 
 
 @fronts
