@@ -30,7 +30,7 @@ from msgspec.structs import replace
 
 from kimiya.caching.economy import Factors, factors_of
 from kimiya.caching.history import TTL_S
-from kimiya.caching.prefix import Block, Prefix, marked, read_prefix
+from kimiya.caching.prefix import Block, Prefix, canonical, marked, read_prefix
 from kimiya.caching.volatile import Volatile, find_volatile
 from kimiya.catalog.card import ModelCard
 from kimiya.core.context import CallContext
@@ -212,13 +212,11 @@ class _Call:
     def _content(self, block: Block) -> bytes:
         if block.part < 0:
             thing = self.request.tools[block.index]
-            return sha256(
-                _ENCODER.encode([thing.name, thing.description, thing.parameters])
-            ).digest()
+            return sha256(canonical([thing.name, thing.description, thing.parameters])).digest()
         message = self.request.messages[block.index]
         part = message.parts[block.part]
         bare = part if getattr(part, "cache", None) is None else replace(part, cache=None)  # pyright: ignore[reportCallIssue]
-        return sha256(_ENCODER.encode([message.role, bare])).digest()
+        return sha256(canonical([message.role, bare])).digest()
 
     def text(self, block: Block) -> str | None:
         """Of a block that is text."""
@@ -237,9 +235,6 @@ class _Call:
         return Finding(code, block.path, offset, detail, RULES[code], lost)
 
 
-_ENCODER = msgspec.json.Encoder(enc_hook=repr)
-
-
 def _thread(request: Request, context: CallContext) -> str:
     """Names a conversation: as the caller does, or by its key and first words."""
     who = context.key_id or ""
@@ -247,7 +242,7 @@ def _thread(request: Request, context: CallContext) -> str:
         return f"{who}\0{context.conversation}"
     for message in request.messages:
         if message.role not in ("system", "developer"):
-            first = _ENCODER.encode(message.parts[:1])
+            first = canonical(message.parts[:1])
             return f"{who}\0{sha256(first).hexdigest()}"
     return who
 
@@ -324,7 +319,9 @@ def _changed(call: _Call, before: _Seen) -> Iterator[Finding]:
             at = _first_difference(call, before, block)
             detail = f"differs from the call before: {text[at or 0 :][:40]!r}"
             yield call.finding("PC001", block, detail, lost, at)
-    elif len(before.contents) - shared > _last_round(before):
+    elif before.prefix.blocks[shared].place == "messages" and len(
+        before.contents
+    ) - shared > _last_round(before):
         detail = "differs from what the call before had sent there"
         yield call.finding("PC008", block, detail, lost, _first_difference(call, before, block))
 
@@ -337,9 +334,9 @@ def _changed_tools(call: _Call, before: _Seen, block: Block, lost: float) -> Ite
         yield call.finding("PC002", block, f"{len(mine)} tools, in another order", lost)
         return
     for index, (one, other) in enumerate(zip(mine, theirs, strict=True)):
-        if one.parameters == other.parameters and _ENCODER.encode(
-            one.parameters
-        ) != _ENCODER.encode(other.parameters):
+        if one.parameters == other.parameters and canonical(one.parameters) != canonical(
+            other.parameters
+        ):
             at = next(b for b in call.prefix.blocks if b.part < 0 and b.index == index)
             yield call.finding("PC003", at, f"schema of {one.name[:60]!r}", lost)
             return
@@ -387,7 +384,7 @@ def _first_difference(call: _Call, before: _Seen, block: Block) -> int | None:
 
 def findings_json(findings: Iterable[Finding]) -> bytes:
     """Findings as a JSON list; dollars as decimal strings."""
-    return _ENCODER.encode(list(findings))
+    return msgspec.json.encode(list(findings))
 
 
 def findings_of(data: bytes) -> tuple[Finding, ...]:

@@ -15,7 +15,7 @@ Invariants:
 
 from collections.abc import Iterator
 from hashlib import sha256
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import msgspec
 from msgspec import Struct
@@ -129,9 +129,9 @@ class _Reading:
         self._tokens = 0
 
     def tool(self, index: int, tool: ToolSpec) -> None:
-        data = _ENCODER.encode([tool.name, tool.description, tool.parameters, tool.strict])
+        data = canonical([tool.name, tool.description, tool.parameters, tool.strict])
         if tool.kind != "function" or tool.extras:
-            data += _ENCODER.encode([tool.kind, tool.extras])
+            data += canonical([tool.kind, tool.extras])
             self.has_foreign_marks |= "cache_control" in tool.extras
         self._chain = chain = sha256(b"".join((self._chain, b"tool\0", data))).digest()
         self._tokens += len(data) // 4
@@ -198,6 +198,14 @@ _HEADERS = {role: f"{role}:0:\0".encode() for role in get_args(Role)}
 _ENCODER = msgspec.json.Encoder(enc_hook=repr)
 
 
+def canonical(value: Any) -> bytes:
+    """Bytes that tell a value from every other; JSON, but for text no JSON can hold."""
+    try:
+        return _ENCODER.encode(value)
+    except UnicodeEncodeError:
+        return repr(value).encode("utf-8", "surrogatepass")
+
+
 def _header(message: Message) -> bytes:
     """Before the first part of a message. The name's length keeps it apart from what follows."""
     if message.name is None:
@@ -231,10 +239,10 @@ def _content(part: Part) -> tuple[bytes, int]:
         case Video():
             data, tokens = _media(part), VIDEO_TOKENS
         case Opaque():
-            data = b"opaque\0" + _ENCODER.encode([part.dialect, part.block])
+            data = b"opaque\0" + canonical([part.dialect, part.block])
             return data, len(data) // 4
     if part.extras:
-        data += _ENCODER.encode(part.extras)
+        data += canonical(part.extras)
     return data, tokens
 
 

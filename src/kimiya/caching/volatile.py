@@ -29,7 +29,7 @@ _COUNTER_BEFORE = re.compile(
 _NEAR = re.compile(
     r"(?i)\b(?:now|current|currently|time|today|clock|timestamp|generated|UTC|GMT)\b"
 )
-_FORM = re.compile(r"(?i)\A\s*(?:Z\b|[+-]\d\d:?\d\d|UTC|GMT|[ap]\.?m\b|\.\d+)")
+_FORM = re.compile(r"(?i)\A\s*(?:now\b|Z\b|[+-]\d\d:?\d\d|UTC|GMT|[ap]\.?m\b|\.\d+)")
 _DATE_BEFORE = re.compile(r"(?:\d{4}-\d\d-\d\d|\d{1,2}[./]\d{1,2}[./]\d{2,4})[T ,]*\Z")
 _WINDOW = 60
 """Characters around a clock time in which a word must say that it is the present one."""
