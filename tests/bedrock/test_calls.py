@@ -230,6 +230,11 @@ async def test_tokens_of_a_profile_are_estimated_where_the_service_counts_none()
         assert counted.is_estimate
         old = await app.pipeline.count_tokens(asking("aws:anthropic.claude-3-haiku-20240307-v1:0"))
         assert (old.input_tokens, old.is_estimate) == (2004 + 5, False)
+        # The service counts for the model's own id only, so a profile asks by that.
+        through = await app.pipeline.count_tokens(
+            asking("aws:us.anthropic.claude-3-haiku-20240307-v1:0")
+        )
+        assert (through.input_tokens, through.is_estimate) == (2004 + 5, False)
 
 
 async def test_calls_are_told_to_cloudwatch(tmp_path: Path) -> None:

@@ -111,8 +111,8 @@ def test_a_changed_word_a_model_and_a_region_have_caches_of_their_own(aws: Accou
 def test_a_prefix_longer_ago_than_twenty_blocks_is_not_found(aws: Account) -> None:
     head = text("far", 2000)
     ask(aws, f"us.{SONNET}", [head, POINT])
-    near = [head, *(text(f"n{n}", 2) for n in range(20)), POINT]
-    far = [head, *(text(f"f{n}", 2) for n in range(25)), POINT]
+    near = [head, *(text(f"n{n}", 2) for n in range(19)), POINT]
+    far = [head, *(text(f"f{n}", 2) for n in range(20)), POINT]
     assert figures(ask(aws, f"us.{SONNET}", near))[1] == 2000 + OPENING
     assert figures(ask(aws, f"us.{SONNET}", far))[1] == 0
 

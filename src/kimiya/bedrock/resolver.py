@@ -194,6 +194,14 @@ class ProfileResolver:
         _log.info("%s: %s is called through %s", self._provider, written, model_id)
         self._accepted.keep(written, model_id, KNOWN_S)
 
+    def counted(self, written: str) -> str:
+        """See ``providers.bedrock.ModelIds``."""
+        told = self._base_models.get(written)
+        if told is None:
+            found = self._lookups.get(written)
+            told = found.profiles[0].base_model if found and found.profiles else written
+        return split_prefix(name_in(told))[1]
+
     def remedy(self, written: str) -> str:
         """See ``providers.bedrock.ModelIds``."""
         base = split_prefix(name_in(written))[1]

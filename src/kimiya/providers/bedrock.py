@@ -34,6 +34,7 @@ from kimiya.wire.dialect import Dialect, WireOptions, WireRequest
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 _OPTIONS = WireOptions()
+_MAX_UNCOUNTED = 1024
 _REQUEST_ID = "x-amzn-requestid"
 
 
@@ -56,6 +57,10 @@ class ModelIds(Protocol):
         """``model_id`` was taken for ``written``."""
         ...
 
+    def counted(self, written: str) -> str:
+        """The id CountTokens takes: a model's own, never a profile's."""
+        ...
+
     def remedy(self, written: str) -> str:
         """What the user can do where every alternative was refused."""
         ...
@@ -74,6 +79,10 @@ class AsWritten:
 
     def accept(self, written: str, model_id: str) -> None:
         """Nothing is remembered."""
+
+    def counted(self, written: str) -> str:
+        """The same."""
+        return written
 
     def remedy(self, written: str) -> str:
         """The refusal has its own."""
@@ -165,12 +174,15 @@ class BedrockProvider:
         if request.model in self._uncounted:
             return None
         try:
-            wire = BEDROCK_CONVERSE.encode_count_request(request)
+            counted = replace(request, model=self._ids.counted(request.model))
+            wire = BEDROCK_CONVERSE.encode_count_request(counted)
         except LocalProtocolError as error:
             raise self._inexpressible(error) from error
         try:
             reply = await self._send(wire)
         except (InvalidRequest, Unauthorized):
+            if len(self._uncounted) >= _MAX_UNCOUNTED:
+                self._uncounted.clear()  # names come from clients
             self._uncounted.add(request.model)
             return None
         try:

@@ -1,9 +1,10 @@
 """Prompt caching as Bedrock bills it: prefixes by digest, minimum sizes, lifetimes, look-back.
 
 A prefix is a chain of blocks (tools, then system, then messages) hashed one onto the next. A point
-reads the longest live prefix that ends at it or at most ``LOOK_BACK`` blocks before it, and writes
-what stands between that and itself. Below the model's minimum a point does nothing, silently. What
-a call writes can be read once its reply has begun, so calls made at once all pay for the write.
+reads the longest live prefix that ends at one of the last ``LOOK_BACK`` blocks before it, and
+writes what stands between that and itself. Reading prolongs what is read, and every point within.
+Below the model's minimum a point does nothing, silently. What a call writes can be read once its
+reply has begun, so calls made at once all pay for the write.
 """
 
 import hashlib
@@ -86,7 +87,7 @@ class PromptCache:
         match rule.kind:
             case "explicit":
                 points = [at for at, block in enumerate(blocks) if block.ttl]
-                reach = LOOK_BACK
+                reach = LOOK_BACK - 1
             case "implicit":
                 points = [at for at, block in enumerate(blocks) if not block.ttl]
                 reach = 0
@@ -118,11 +119,19 @@ class PromptCache:
     ) -> int | None:
         for at in reversed(points):
             for earlier in _back_from(blocks, at, reach):
-                lifetime_s, end_s = self._live.get(blocks[earlier].digest, (0.0, now_s))
-                if end_s > now_s:
-                    self._live[blocks[earlier].digest] = (lifetime_s, now_s + lifetime_s)
+                if self._prolong(blocks[earlier].digest, now_s):
+                    for within in points:
+                        if within < earlier:
+                            self._prolong(blocks[within].digest, now_s)
                     return earlier
         return None
+
+    def _prolong(self, digest: bytes, now_s: float) -> bool:
+        """Let a prefix live on from now; whether it lived."""
+        lifetime_s, end_s = self._live.get(digest, (0.0, now_s))
+        if end_s > now_s:
+            self._live[digest] = (lifetime_s, now_s + lifetime_s)
+        return end_s > now_s
 
 
 def _back_from(blocks: Sequence[Block], at: int, reach: int) -> Iterator[int]:
