@@ -281,6 +281,12 @@ def _local(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provi
     )
 
 
+def _nano(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
+    from kimiya.providers.nano_k2 import NanoProvider
+
+    return NanoProvider(name, Path(settings.model_path or "").expanduser())
+
+
 def _simulated(name: str, settings: ProviderConfig, env: Mapping[str, str]) -> Provider:
     from kimiya.providers.simulated import SimulatedProvider, load_script
 
@@ -293,5 +299,6 @@ _MAKERS: Mapping[str, _Maker] = {
     "openai": _http,
     "anthropic": _http,
     "local": _local,
+    "nano": _nano,
     "simulated": _simulated,
 }

@@ -22,7 +22,7 @@ _OWN_FIELDS: Mapping[str, frozenset[ProviderKind]] = {
     "base_models": frozenset({"bedrock"}),
     "script": frozenset({"simulated"}),
     "seed": frozenset({"simulated"}),
-    "model_path": frozenset({"local"}),
+    "model_path": frozenset({"local", "nano"}),
     "slots": frozenset({"local"}),
     "context_tokens": frozenset({"local"}),
 }

@@ -103,6 +103,15 @@ def filled(
             return structs.replace(
                 provider, host=provider.host or "bedrock", region=region or "us-east-1"
             )
+        case "nano":
+            if provider.model_path is None:
+                raise ConfigError(
+                    "model_path is missing",
+                    file=file,
+                    key=f"providers.{name}",
+                    remedy='Write model_path = "runs/nano/model-int4", as `kimiya train` wrote it',
+                )
+            return structs.replace(provider, host=provider.host or "nano")
         case "local":
             return structs.replace(provider, host=provider.host or "local")
         case "simulated":

@@ -15,7 +15,7 @@ from kimiya.catalog.card import DialectName
 from kimiya.core.exchange import Mode
 from kimiya.errors import ConfigError
 
-ProviderKind: TypeAlias = Literal["openai", "anthropic", "bedrock", "local", "simulated"]
+ProviderKind: TypeAlias = Literal["openai", "anthropic", "bedrock", "local", "nano", "simulated"]
 
 
 class GatewayConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,7 +80,8 @@ class ProviderConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     seed: int = 0
     """For ``simulated``: of its faults."""
     model_path: str | None = None
-    """For ``local``: a GGUF file; none means the embedded model."""
+    """For ``local``: a GGUF file, none means the embedded model. For ``nano``: a folder that
+    ``kimiya train`` wrote."""
     slots: int = 2
     """For ``local``: replies made at once."""
     context_tokens: int | None = None
