@@ -64,6 +64,15 @@ class LedgerStoreContract:
         (row,) = await store.costs(CostQuery(by="tag", tag="team"))
         assert (row.calls, row.attempts, row.usd) == (2, 2, one.usd + two.usd)
 
+    async def test_what_is_known_is_passed_over_whole(self, store: LedgerStore) -> None:
+        first = record(1, tags={"team": "a"})
+        await store.write(encoded(first))
+        again = record(1, attempts=(attempt(), attempt()), tags={"team": "a", "more": "b"})
+        assert await store.write(encoded(again, record(2))) == 1
+        (row,) = await store.costs(CostQuery(by="tag", tag="more"))
+        assert (row.group, row.calls, row.attempts) == ("", 2, 2)
+        assert await store.read(first.call_id) == first
+
     async def test_another_connection_sees_what_was_written(
         self, store: LedgerStore, subject: StoreSubject
     ) -> None:
