@@ -9,7 +9,7 @@ from kimiya.caching import MemoryHistory, Pins, Planner, affinity_key, ranked
 from kimiya.caching.single_flight import Go, SingleFlight, WaitFor
 from kimiya.core.context import CallContext
 from kimiya.core.exchange import Request, ToolSpec
-from kimiya.core.messages import Message, Text, system, user
+from kimiya.core.messages import Message, Text, system
 
 from .test_planner import KIMI, ME, NOW
 

@@ -12,6 +12,7 @@ from kimiya.cli.main import main
 from kimiya.cli.probe import compare, probing
 from kimiya.core.exchange import Usage
 from kimiya.core.token_estimate import estimate_input_tokens
+from tests.bedrock.aws import NO_KEYS, account
 
 LONG = "A rule that holds. " * 2_000
 
@@ -194,3 +195,32 @@ def test_usage_against_the_card(kind, first, second, agrees) -> None:
 def test_a_probe_needs_a_name_and_a_host(capsys) -> None:
     assert main(["models", "--probe"]) == 2
     assert "kimiya models NAME --probe" in capsys.readouterr().err
+
+
+BEDROCK_TOML = """
+[providers.bedrock]
+kind = "bedrock"
+region = "us-east-1"
+endpoint_url = "{url}"
+"""
+
+
+def test_a_probe_asks_the_real_wire(tmp_path, capsys, monkeypatch) -> None:
+    for name, value in NO_KEYS.items():
+        monkeypatch.setenv(name, value)
+    with account() as aws:
+        (tmp_path / "kimiya.toml").write_text(BEDROCK_TOML.format(url=aws.url))
+        assert main(["models", "claude-sonnet-4-5", "--probe", "--host", "bedrock"]) == 0
+        out = capsys.readouterr().out
+        assert out.startswith("agrees   bedrock:global.anthropic.claude-sonnet-4-5")
+        assert "card says explicit; wrote " in out
+        assert "($0.0" in out
+        assert main(["models", "kimi-k2.5", "--probe"]) == 0
+        assert "card says none; wrote 0 then 0, read 0 then 0" in capsys.readouterr().out
+        lie = '[[models]]\nhost = "bedrock"\nmodel_id = "moonshotai.kimi-k2.5"\n'
+        lie += '[models.cache]\nkind = "implicit"\n'
+        (tmp_path / "kimiya.toml").write_text(BEDROCK_TOML.format(url=aws.url) + lie)
+        assert main(["models", "kimi-k2.5", "--probe"]) == 1
+        assert capsys.readouterr().out.startswith("DIFFERS  bedrock:moonshotai.kimi-k2.5")
+    assert main(["models", "kimi-k2.5", "--probe"]) == 1
+    assert "DIFFERS" in capsys.readouterr().out
