@@ -9,7 +9,6 @@ hands in a view that holds one tenant's entries only (``ReasoningShelf.of``): tw
 hold the same conversation.
 """
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -108,8 +107,9 @@ class Trail:
 
 
 def _framed(*fields: str) -> bytes:
-    """Fields so that no two lists of them look alike."""
-    return json.dumps(fields).encode()
+    """Fields, each behind its length, so that no two lists of them look alike."""
+    pieces = [field.encode("utf-8", "surrogatepass") for field in fields]
+    return b"".join([b"%d %b" % (len(piece), piece) for piece in pieces])
 
 
 def _told(part: Part) -> Sequence[str]:
