@@ -157,16 +157,30 @@ class _Reading:
             self._chain = chain = sha256(b"".join((self._chain, header, data))).digest()
             header = _FURTHER
             self._tokens += tokens
-            mark = None if isinstance(part, Reasoning) else part.cache
-            if isinstance(part, Opaque):
-                can_hold = False
-            else:
-                can_hold = holds and tokens > 0 and not _is_blank(part)
+            if type(part) is Text:
+                text = part.text
+                mark, can_hold = part.cache, holds and text != "" and not text.isspace()
                 if part.extras and "cache_control" in part.extras:
                     self.has_foreign_marks = True
-                if isinstance(part, ToolResult) and any(inner.cache for inner in part.content):
-                    self.has_foreign_marks = True
+            else:
+                mark, can_hold = self._mark(part), holds and not isinstance(part, Opaque)
             self.blocks.append(Block(chain, self._tokens, place, index, number, can_hold, mark))
+
+    def _mark(self, part: Part) -> Breakpoint | None:
+        """The client's mark behind a part; whether it said more than that is noted."""
+        match part:
+            case Reasoning():
+                return None
+            case Opaque():
+                return part.cache
+            case ToolResult():
+                if any(inner.cache for inner in part.content):
+                    self.has_foreign_marks = True
+            case _:
+                pass
+        if part.extras and "cache_control" in part.extras:
+            self.has_foreign_marks = True
+        return part.cache
 
     def _split(self, header: bytes, index: int, number: int, part: Text) -> bool:
         """Two blocks, as the text would be sent in two; ``False`` where it is stable throughout."""
@@ -212,10 +226,6 @@ def _header(message: Message) -> bytes:
         return _HEADERS[message.role]
     name = message.name.encode("utf-8", "surrogatepass")
     return b"%b:%d:%b\0" % (message.role.encode(), len(name) + 1, name)
-
-
-def _is_blank(part: Part) -> bool:
-    return isinstance(part, Text) and (not part.text or part.text.isspace())
 
 
 def _content(part: Part) -> tuple[bytes, int]:
