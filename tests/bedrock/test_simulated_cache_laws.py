@@ -2,8 +2,9 @@
 
 from datetime import date
 from hashlib import sha256
+from typing import TypeAlias
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from kimiya.caching.host_cache import HostCache
@@ -13,7 +14,7 @@ from kimiya.core.messages import CacheTtl
 from kimiya.providers.simulated.bedrock_cache import Block, PromptCache
 from kimiya.providers.simulated.bedrock_models import CacheBehaviour
 
-LEAST = 100
+LEAST = 90
 RULE = CacheRule(
     kind="explicit",
     min_tokens=LEAST,
@@ -24,30 +25,44 @@ RULE = CacheRule(
 BEHAVIOUR = CacheBehaviour("explicit", LEAST, ("5m", "1h"))
 
 
-@st.composite
-def calls(draw: st.DrawFn) -> tuple[list[tuple[int, int]], dict[int, CacheTtl], float]:
-    """Blocks (what they say, tokens), lifetimes by position, and seconds since the last call.
+Call: TypeAlias = tuple[int, int, dict[int, CacheTtl], float]
+"""How many blocks, from which on they are this call's own, lifetimes by position, and seconds since
+the call before."""
 
-    What a block says is drawn from few words, and calls begin alike, so that prefixes meet.
-    """
-    length = draw(st.integers(1, 45))
-    change = draw(st.integers(0, 50))
-    said = [(0 if at < change else draw(st.integers(1, 2)), 7 + at % 5 * 9) for at in range(length)]
-    places = sorted(draw(st.sets(st.integers(0, length - 1), max_size=4)))
-    hours = draw(st.integers(0, len(places)))
+
+def blocks_said(length: int, change: int, number: int) -> list[tuple[int, int]]:
+    """What each block says, and its tokens: 10, 30, 60, 70, 90 and so on, added up."""
+    return [(0 if at < change else number + 1, 10 + at % 3 * 10) for at in range(length)]
+
+
+@st.composite
+def calls(draw: st.DrawFn) -> Call:
+    """Calls that often share a prefix, with marks often as far apart as a look-back reaches."""
+    length = draw(st.sampled_from([5, 13, 26, 32, 33, 45]))
+    change = draw(st.sampled_from([4, 6, 13, 26, 45]))
+    near = [at for at in (3, 4, 5, 12, 24, 25, 31, 32, 44) if at < length]
+    places = sorted(draw(st.sets(st.sampled_from(near), max_size=4)))
+    hours = draw(st.sampled_from([0, 0, len(places), len(places) // 2]))
     marks: dict[int, CacheTtl] = {
         place: "1h" if number < hours else "5m" for number, place in enumerate(places)
     }
-    return said, marks, draw(st.sampled_from([1.0, 100.0, 250.0, 350.0, 3500.0, 3700.0]))
+    return length, change, marks, draw(st.sampled_from([1.0, 250.0, 350.0, 3700.0]))
 
 
-@given(st.lists(calls(), max_size=8))
-def test_two_models_of_one_cache_bill_alike(
-    made: list[tuple[list[tuple[int, int]], dict[int, CacheTtl], float]],
-) -> None:
+SHORT: dict[int, CacheTtl] = {12: "5m"}
+BOTH: dict[int, CacheTtl] = {5: "5m", 12: "5m"}
+
+
+@example(made=[(5, 5, {4: "5m"}, 1.0), (5, 5, {4: "5m"}, 1.0)])  # exactly the minimum
+@example(made=[(13, 13, SHORT, 1.0), (32, 32, {31: "5m"}, 1.0)])  # the last place looked at
+@example(made=[(13, 13, SHORT, 1.0), (33, 33, {32: "5m"}, 1.0)])  # one too far
+@example(made=[(13, 13, BOTH, 1.0), (13, 13, BOTH, 250.0), (13, 6, BOTH, 250.0)])  # kept alive
+@given(made=st.lists(calls(), max_size=8))
+def test_two_models_of_one_cache_bill_alike(made: list[Call]) -> None:
     ours, theirs, now_s = PromptCache(), HostCache(RULE), 0.0
-    for said, marks, gap_s in made:
+    for number, (length, change, marks, gap_s) in enumerate(made):
         now_s += gap_s
+        said = blocks_said(length, change, number)
         chain, total = b"", 0
         blocks: list[Block] = []
         prefix: list[PrefixBlock] = []
@@ -67,13 +82,12 @@ def test_two_models_of_one_cache_bill_alike(
 
 
 @given(st.lists(calls(), max_size=6), st.sampled_from(["explicit", "implicit", "none"]))
-def test_nothing_is_billed_twice_or_lost(
-    made: list[tuple[list[tuple[int, int]], dict[int, CacheTtl], float]], kind: str
-) -> None:
+def test_nothing_is_billed_twice_or_lost(made: list[Call], kind: str) -> None:
     cache, now_s = PromptCache(), 0.0
     behaviour = CacheBehaviour(kind, LEAST, ("5m",))  # pyright: ignore[reportArgumentType]
-    for said, _, gap_s in made:
+    for number, (length, change, _, gap_s) in enumerate(made):
         now_s += gap_s
+        said = blocks_said(length, change, number)
         chain = b""
         blocks: list[Block] = []
         for word, tokens in said:
