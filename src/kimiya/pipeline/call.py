@@ -244,7 +244,8 @@ class Call:
             prose=pipeline.prose,
             plan=self._plan if pipeline.planner is not None else None,
         )
-        if ready.adjustments:
+        if ready.adjustments != self._report.adjustments:
+            # Those of the target before, where there was one, are not this one's.
             self._report = msgspec.structs.replace(self._report, adjustments=ready.adjustments)
         if walk.broken is None:
             return ready
