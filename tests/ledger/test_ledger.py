@@ -12,6 +12,7 @@ from kimiya.errors import LedgerError
 from kimiya.ledger.ledger import Ledger, LedgerPolicy
 from kimiya.ledger.query import CostQuery, CostRow
 from kimiya.ledger.record import LedgerRecord, decode_record
+from kimiya.ledger.spool import Spool
 from kimiya.ledger.sqlite import SqliteStore
 from kimiya.ledger.store import LedgerStore, StoreAway
 from tests.ledger.records import BRISK, record
@@ -186,6 +187,19 @@ async def test_full_goes_on_by_policy_and_says_what_it_gave_up(
     await ledger.flush()
     assert names(store) == calls(100 - lost)
     await ledger.aclose()
+
+
+async def test_what_neither_disk_nor_database_takes_is_said_to_be_lost(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = MemoryStore()
+    store.is_away = True
+    ledger = await Ledger.open(store, tmp_path, policy=BRISK)
+    monkeypatch.setattr(Spool, "_write", lambda spool, frame: False)
+    ledger.settle(record(0))
+    await ledger.aclose()
+    assert ledger.health.lost == 1
+    assert "1 calls are lost" in caplog.text
 
 
 @pytest.mark.parametrize("words", ["\ud800", "a" * 1_000_000, "\0", "\x1b[2J", "«KL1"])

@@ -114,6 +114,28 @@ def test_a_living_process_keeps_its_own_and_a_dead_ones_is_adopted(tmp_path: Pat
     other.close()
 
 
+def test_a_segment_taken_the_moment_it_was_made_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heirs: list[Spool] = []
+    honest = os.open
+
+    def open_and_be_robbed(path, flags, *mode) -> int:
+        fd = honest(path, flags, *mode)
+        if flags & os.O_EXCL and not heirs:
+            heirs.append(Spool(tmp_path))
+        return fd
+
+    monkeypatch.setattr(os, "open", open_and_be_robbed)
+    spool = Spool(tmp_path)
+    for payload in words(3):
+        spool.append(payload)
+    assert (drain(heirs[0]), drain(spool)) == ([], words(3))
+    spool.close()
+    heirs[0].close()
+    assert files(tmp_path) == []
+
+
 class Disk:
     """``os`` as the spool sees it, on a disk with so many bytes left."""
 

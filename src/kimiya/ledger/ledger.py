@@ -34,7 +34,7 @@ class LedgerPolicy(Struct, frozen=True, kw_only=True):
 
     when_full: Literal["refuse", "go_on"] = "refuse"
     max_spool_bytes: int = 256 * 1024 * 1024
-    """Unwritten records, about a million calls, before ``when_full`` applies."""
+    """Unwritten records, about a quarter of a million calls, before ``when_full`` applies."""
     max_waiting_records: int = 10_000
     """Records only memory holds because the disk takes none, before ``when_full`` applies."""
     batch_records: int = 256
@@ -172,6 +172,10 @@ class Ledger:
                 await self._task
         with contextlib.suppress(StoreAway):
             await self.flush()
+        self._spool.retry()
+        if waiting := self._spool.waiting_records:
+            self._lost += waiting
+            _log.error("%d calls are lost: neither disk nor database takes them", waiting)
         self._spool.close()
         await self.store.aclose()
 

@@ -191,7 +191,10 @@ class Spool:
             path = self._directory / name
             flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             fd = os.open(path, flags, 0o600)
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # A process that starts this very moment may have taken it for a dead one's: let it go.
+            if _is_locked_elsewhere(fd):
+                os.close(fd)
+                raise BlockingIOError(11, "the new segment was adopted by another process")
             live = self._live = _Segment(path, fd, 0)
             self._segments.append(live)
         return live
