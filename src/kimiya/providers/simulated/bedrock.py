@@ -30,7 +30,7 @@ from kimiya.providers.simulated.bedrock_profiles import Named, ProfileStore
 from kimiya.providers.simulated.bedrock_refusal import Refusal, denied, invalid
 from kimiya.providers.simulated.host import Performance
 
-_SCOPE = re.compile(r"Credential=[^/]+/[0-9]{8}/(?P<region>[a-z0-9-]+)/(?P<service>[a-z-]+)/")
+_SCOPE = re.compile(r"Credential=[^/]+/[0-9]{8}/(?P<region>[a-z0-9-]+)/(?P<service>[a-z0-9-]+)/")
 
 
 class Policy(Struct, frozen=True):

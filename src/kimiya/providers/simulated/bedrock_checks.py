@@ -41,7 +41,7 @@ def _check_point(entry: dict[str, Any]) -> None:
 def _check_block(content: list[Any], at: int, place: str, block: dict[str, Any]) -> None:
     _check_point(block)
     result = _object(block.get("toolResult") or {}, "toolResult")
-    if any("cachePoint" in inner for inner in _list(result, "content")):
+    if any("cachePoint" in _object(inner, "content") for inner in _list(result, "content")):
         raise invalid(
             f"Malformed input request: {place}/toolResult/content: extraneous key [cachePoint] is"
             " not permitted, please reformat your input and try again."

@@ -106,8 +106,8 @@ class ControlPlane:
         wanted = Wanted(
             name=_text(fields, "inferenceProfileName"),
             copy_from=_text(source, "copyFrom"),
-            description=fields.get("description"),
-            token=fields.get("clientRequestToken"),
+            description=_maybe_text(fields, "description"),
+            token=_maybe_text(fields, "clientRequestToken"),
             tags=_tags(fields),
         )
         made = self._store.create(call.region, wanted, call.now)
@@ -125,7 +125,8 @@ class ControlPlane:
     def _untag(self, call: ControlCall) -> Answered:
         fields = _fields(call)
         keys: Any = fields.get("tagKeys")
-        self._store.untag(call.region, _text(fields, "resourceARN"), list(keys or ()))
+        named = [str(key) for key in keys] if isinstance(keys, list) else []  # pyright: ignore
+        self._store.untag(call.region, _text(fields, "resourceARN"), named)
         return 200, {}
 
     def _tags_of(self, call: ControlCall) -> Answered:
@@ -214,6 +215,10 @@ def _text(fields: Mapping[str, Any], key: str) -> str:
     if not isinstance(value, str) or not value:
         raise invalid(f"1 validation error detected: {key} must not be null")
     return value
+
+
+def _maybe_text(fields: Mapping[str, Any], key: str) -> str | None:
+    return _text(fields, key) if fields.get(key) is not None else None
 
 
 def _tags(fields: Mapping[str, Any]) -> dict[str, str]:
