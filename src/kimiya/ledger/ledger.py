@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-import msgspec
 from msgspec import Struct
 
 from kimiya.core.clock import Clock, SystemClock
@@ -247,8 +246,3 @@ class Ledger:
                 file.write(encode_frame(payload))
         except OSError as refusal:
             _log.error("%s: %s", self._rejected_path, refusal)
-
-
-def as_json(record: LedgerRecord) -> bytes:
-    """The record for people and scripts."""
-    return msgspec.json.encode(record)
