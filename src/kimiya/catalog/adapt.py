@@ -48,6 +48,7 @@ from kimiya.catalog.adaptation.limits import (
 from kimiya.catalog.adaptation.marks import fit_call_ids, settle_marks
 from kimiya.catalog.adaptation.mode import choose_mode, lift_switch
 from kimiya.catalog.adaptation.sampling import adapt_sampling
+from kimiya.catalog.adaptation.schema_subset import fit_schemas
 from kimiya.catalog.adaptation.switch import write_switch
 from kimiya.catalog.card import ModelCard
 from kimiya.core.exchange import Adjustment, Request
@@ -59,6 +60,7 @@ STEPS: tuple[Step, ...] = (
     refuse_foreign_content,
     drop_foreign_tools,
     refuse_tools,
+    fit_schemas,
     lift_switch,
     drop_foreign_fields,
     drop_names,

@@ -115,6 +115,8 @@ class ModelCard(Struct, frozen=True, kw_only=True):
     has_video: bool = False
     has_tools: bool = True
     max_tools: int | None = None
+    schema_subset: Literal["mfjs"] | None = None
+    """The part of JSON Schema the host reads in tools; ``None`` reads all of it."""
     tool_kinds: tuple[str, ...] | None = None
     """Kinds of tool beside ``function`` the host runs itself; ``None`` is unknown."""
     forced_tool_choice: Literal["yes", "no", "not_while_thinking", "required_only"] = "yes"
