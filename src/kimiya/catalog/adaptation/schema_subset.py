@@ -1,6 +1,6 @@
 """Tool schemas in the subset a host reads; whatever is rewritten or left out is said.
 
-``mfjs`` is Moonshot's (MoonshotAI/walle, docs/mfjs-spec.md, read 2026-11-22): no bounds, no formats,
+``mfjs`` is Moonshot's (MoonshotAI/walle, docs/mfjs-spec.md, read 2026-11-22): no bounds or formats,
 no tuples, ``$defs`` at the root only, ``anyOf`` as the one combinator, one ``type`` a schema. Forms
 that say the same are rewritten; what the subset cannot say is left out. Replies are still held to
 the caller's own schema: taming reads that one, not this.
