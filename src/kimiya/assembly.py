@@ -37,7 +37,8 @@ class Routes:
     """Resolves model names against configuration and catalogue. The pipeline's ``Router``.
 
     A name is, in this order: a configured route; ``provider:model_id``; a name or alias of the
-    catalogue, which then stands for every configured provider whose host has a card for it.
+    catalogue, which then stands for every configured provider whose host has a card for it; an id
+    or ARN that is plainly Bedrock's.
     """
 
     def __init__(
@@ -95,7 +96,13 @@ class Routes:
             return tuple(self._target(text) for text in route.targets)
         if ":" in name and name.partition(":")[0] in self._providers:
             return (self._target(name),)
-        cards = self._catalog.named(name)
+        try:
+            cards = self._catalog.named(name)
+        except UnknownModel:
+            claimed = self._profiles.claims(name) if self._profiles is not None else ()
+            if not claimed:
+                raise
+            return tuple(self._target(f"{provider}:{name}") for provider in claimed)
         targets = [
             Target(provider, card)
             for card in cards

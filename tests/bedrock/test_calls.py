@@ -17,9 +17,10 @@ from kimiya.books import open_accounts
 from kimiya.config.settings import CachingConfig, Config, LedgerConfig, ProviderConfig
 from kimiya.core.clock import VirtualClock
 from kimiya.core.context import NO_CONTEXT, CallContext
+from kimiya.core.events import Finish, StreamStart
 from kimiya.core.exchange import Request
 from kimiya.core.messages import Breakpoint, Message, Text
-from kimiya.errors import InvalidRequest, KimiyaError, Unauthorized
+from kimiya.errors import InvalidRequest, KimiyaError, Unauthorized, UnknownModel
 from kimiya.pipeline import Outcome
 from kimiya.pipeline.accounts import Accounts
 from kimiya.providers.simulated import parse_script
@@ -74,6 +75,12 @@ async def call(app: App, model: str, *, marked: bool = False) -> Outcome:
     [
         ("claude-sonnet-4-5", f"aws:global.{SONNET}"),
         ("kimi-k2.5", f"aws:{K25}"),
+        (K25, f"aws:{K25}"),
+        (f"us.{SONNET}", f"aws:us.{SONNET}"),
+        (
+            f"arn:aws:bedrock:us-east-1::foundation-model/{K25}",
+            f"aws:arn:aws:bedrock:us-east-1::foundation-model/{K25}",
+        ),
         (f"aws:us.{SONNET}", f"aws:us.{SONNET}"),
         (f"aws:global.{K3}", f"aws:global.{K3}"),
         (
@@ -251,3 +258,30 @@ async def test_calls_are_told_to_cloudwatch(tmp_path: Path) -> None:
     assert fields["_aws"]["CloudWatchMetrics"][0]["Namespace"] == "Team"
     assert (fields["department"], fields["Model"], fields["Profile"]) == ("risk", arn, arn)
     assert (fields["CacheWriteTokens"], fields["OutputTokens"]) == (2004, 7)
+
+
+async def test_an_id_of_another_region_is_nobodys() -> None:
+    async with kimiya() as (app, bedrock):
+        for name in (
+            f"arn:aws:bedrock:eu-west-1:111122223333:inference-profile/eu.{SONNET}",
+            "arn:aws:s3:::bucket",
+            "us.nobody.model",
+        ):
+            with pytest.raises(UnknownModel):
+                await call(app, name)
+        assert bedrock.calls == []
+
+
+async def test_a_stream_of_a_bare_id_goes_through_the_profile() -> None:
+    async with kimiya() as (app, _):
+        events = [event async for event in app.pipeline.stream(asking(SONNET))]
+        assert events[0] == StreamStart("simulated-1", f"us.{SONNET}")
+        assert isinstance(events[-1], Finish)
+
+
+@pytest.mark.parametrize("model", [K25, "kimi-k2-thinking", f"us.{K3}"])
+async def test_marks_never_reach_a_model_that_refuses_them(model: str) -> None:
+    async with kimiya() as (app, _):
+        outcome = await call(app, model, marked=True)
+        codes = {adjustment.code for adjustment in outcome.report.adjustments}
+        assert any("cache" in code or "breakpoint" in code for code in codes), codes

@@ -8,7 +8,13 @@ from collections.abc import Mapping
 
 from msgspec.structs import replace
 
-from kimiya.bedrock.model_id import is_application_profile, name_in, split_prefix
+from kimiya.bedrock.model_id import (
+    is_application_profile,
+    is_bedrock_id,
+    name_in,
+    region_in,
+    split_prefix,
+)
 from kimiya.bedrock.resolver import ProfileResolver, Settled
 from kimiya.catalog.card import ModelCard
 from kimiya.catalog.catalog import Catalog
@@ -37,6 +43,17 @@ class ProfileCards:
         self._resolvers = resolvers
         self._hosts = hosts
         self._cards: dict[tuple[str, str, str], ModelCard | None] = {}
+
+    def claims(self, name: str) -> tuple[str, ...]:
+        """Providers that a name is plainly an id of: Bedrock's spelling, in their region."""
+        if not is_bedrock_id(name):
+            return ()
+        region = region_in(name)
+        return tuple(
+            provider
+            for provider, resolver in self._resolvers.items()
+            if not region or region == resolver.region
+        )
 
     async def settled(self, targets: tuple[Target, ...]) -> tuple[Target, ...]:
         """The targets, each with the card, profile and tags it will be called with.

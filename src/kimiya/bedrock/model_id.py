@@ -49,6 +49,21 @@ def split_prefix(model_id: str) -> tuple[str, str]:
     return (found["prefix"], found["base"]) if found else ("", model_id)
 
 
+def is_bedrock_id(text: str) -> bool:
+    """Whether a text can only be an id or ARN of Bedrock's.
+
+    >>> is_bedrock_id("in.moonshotai.kimi-k3"), is_bedrock_id("moonshotai.kimi-k2.5")
+    (True, True)
+    >>> is_bedrock_id("kimi-k2.5"), is_bedrock_id("arn:aws:s3:::bucket")
+    (False, False)
+    """
+    return (
+        _ARN.fullmatch(text) is not None
+        or _PREFIXED.fullmatch(f"xx.{text}") is not None
+        or (_PREFIXED.fullmatch(text) is not None)
+    )
+
+
 def is_application_profile(model_id: str) -> bool:
     """Whether it is an ARN that says nothing of the model behind it.
 

@@ -120,6 +120,11 @@ class ProfileResolver:
         self._lookups: Memory[_Lookup] = Memory(clock)
         self._accepted: Memory[str] = Memory(clock)
 
+    @property
+    def region(self) -> str:
+        """Where it resolves."""
+        return self._control.region
+
     # ------------------------------------------------------------------ before a call is prepared
 
     async def settle(self, written: str) -> Settled:
@@ -130,7 +135,7 @@ class ProfileResolver:
         """
         if not is_application_profile(written):
             asked = self.current(written)
-            return Settled(asked, asked)
+            return Settled(asked, name_in(asked))
         told = self._base_models.get(written)
         if told is not None:
             return Settled(written, told)
