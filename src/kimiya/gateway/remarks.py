@@ -13,6 +13,8 @@ def opening_remarks(report: Report) -> dict[str, str]:
     remarks = {"route": _ascii(report.target)}
     if report.adjustments:
         remarks["adjustments"] = _codes(item.code for item in report.adjustments)
+    if report.budget_warnings:
+        remarks["budget-warning"] = _ascii(",".join(report.budget_warnings))
     return remarks
 
 

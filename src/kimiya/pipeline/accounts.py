@@ -14,6 +14,7 @@ from kimiya.core.clock import Clock
 from kimiya.core.context import CallContext
 from kimiya.core.exchange import Request
 from kimiya.core.token_estimate import estimate_input_tokens
+from kimiya.errors import KimiyaError
 from kimiya.ledger.budget import Amounts, Spender, estimate
 from kimiya.ledger.budgets import Budgets, Reservation
 from kimiya.ledger.call_id import CallIds
@@ -34,6 +35,13 @@ class Entry(Struct, frozen=True):
 
     reservation: Reservation | None = None
     estimated_tokens: int = 0
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Names of budgets whose soft limit is passed."""
+        if self.reservation is None:
+            return ()
+        return tuple(warning.budget for warning in self.reservation.warnings)
 
 
 class Listener(Protocol):
@@ -102,6 +110,26 @@ class Accounts:
         most = self._dearest(request, input_tokens, targets)
         reservation = await self.budgets.reserve(_spender(context), most)
         return Entry(reservation, input_tokens)
+
+    def note_refusal(self, context: CallContext, report: Report, refusal: KimiyaError) -> None:
+        """Put a call that was not let in into the ledger: it cost nothing, and is not forgotten."""
+        if self.ledger is None:
+            return
+        self.ledger.settle(
+            LedgerRecord(
+                call_id=self._ids.next(),
+                at=self._clock.now(),
+                model=report.model,
+                key_id=context.key_id,
+                tags=dict(context.tags),
+                conversation=context.conversation,
+                user=context.user,
+                run=context.run,
+                front=context.front,
+                outcome="refused",
+                error=type(refusal).__name__,
+            )
+        )
 
     def leave(
         self, entry: Entry, context: CallContext, report: Report, targets: tuple[Target, ...]

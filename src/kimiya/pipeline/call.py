@@ -145,7 +145,14 @@ class Call:
 
     async def _enter(self, walk: Walk) -> Entry:
         accounts = self._pipeline.accounts
-        return await accounts.enter(self._request, self._context, walk.targets)
+        try:
+            entry = await accounts.enter(self._request, self._context, walk.targets)
+        except KimiyaError as refusal:
+            accounts.note_refusal(self._context, self._report, refusal)
+            raise
+        if entry.warnings:
+            self._report = msgspec.structs.replace(self._report, budget_warnings=entry.warnings)
+        return entry
 
     def _leave(self, walk: Walk, entry: Entry) -> None:
         self._close_report()

@@ -40,6 +40,8 @@ class Report(Struct, frozen=True):
     """Of the attempt that answered."""
     cost_usd: Decimal | None = None
     """All attempts together; ``None`` where any part is unpriced."""
+    budget_warnings: tuple[str, ...] = ()
+    """Budgets whose soft limit is passed."""
     is_complete: bool = False
     """Whether the caller has the whole reply."""
     first_event_s: float | None = None
