@@ -245,3 +245,19 @@ def test_mends_are_asked_for_and_said() -> None:
     assert [t.name for t in planned.request.tools] == ["a", "b"]
     assert list(planned.request.tools[1].parameters) == ["a", "z"]
     assert [a.code for a in planned.adjustments] == ["schema_keys_sorted", "tools_sorted"]
+
+
+def test_a_host_that_forgets_early_is_believed() -> None:
+    desk = Desk()
+    request = Request("m", (system(LONG), user("Hello")))
+    desk.call(request)
+    assert not desk.planner.plan(request, CLAUDE, ME, desk.now).prefix.gates
+    planned = desk.planner.plan(request, CLAUDE, ME, desk.now)
+    desk.planner.observe(planned.prefix, CLAUDE, Usage(input_tokens=9_000), desk.now)
+    assert desk.planner.plan(request, CLAUDE, ME, desk.now).prefix.gates
+
+
+def test_tools_with_a_mark_among_them_keep_their_order() -> None:
+    tools = (ToolSpec("b", cache=Breakpoint()), ToolSpec("a"))
+    request = Request("m", (user("hi"),), tools)
+    assert Planner(MemoryHistory(), mends=True).plan(request, CLAUDE, ME, NOW).request is request
