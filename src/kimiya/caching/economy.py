@@ -48,7 +48,7 @@ def _factor(price: Price, usd_per_mtok: Decimal | None, default: float) -> float
     return float(usd_per_mtok / price.input_usd_per_mtok)
 
 
-class Chance(Struct, frozen=True):
+class Chance(Struct, frozen=True, gc=False):
     """How likely a prefix comes back."""
 
     quick: float

@@ -16,7 +16,7 @@ TTL_S: dict[CacheTtl, float] = {"5m": 300.0, "1h": 3600.0}
 """How long a cached prefix lives after its last use, in seconds."""
 
 
-class Sight(Struct, frozen=True):
+class Sight(Struct, frozen=True, gc=False):
     """What is known of one prefix."""
 
     last_s: float

@@ -51,7 +51,7 @@ _MOST_EVIDENCE = 200.0
 """Above it all counts are halved: a key's habits change."""
 
 
-class Landmark(Struct, frozen=True):
+class Landmark(Struct, frozen=True, gc=False):
     """A prefix worth remembering: the end of a section, or of the whole request."""
 
     digest: bytes

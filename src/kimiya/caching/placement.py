@@ -20,7 +20,7 @@ _MARGIN = 0.75
 and free, so trying costs nothing."""
 
 
-class Candidate(Struct, frozen=True):
+class Candidate(Struct, frozen=True, gc=False):
     """A prefix a breakpoint may end."""
 
     position: int
@@ -31,7 +31,7 @@ class Candidate(Struct, frozen=True):
     """The lifetime it is cached with already."""
 
 
-class Mark(Struct, frozen=True):
+class Mark(Struct, frozen=True, gc=False):
     """A breakpoint: after which block, for how long."""
 
     position: int

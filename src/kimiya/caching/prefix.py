@@ -44,7 +44,7 @@ Place = Literal["tools", "system", "messages"]
 """Sections of a prompt, in order; ``CacheRule.places`` speaks of the same."""
 
 
-class Block(Struct, frozen=True):
+class Block(Struct, frozen=True, gc=False):
     """One block and the prefix that ends with it."""
 
     digest: bytes
