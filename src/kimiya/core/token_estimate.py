@@ -5,6 +5,7 @@ best cheap predictor is size: four characters a token for ASCII text, and for ot
 token for every three further bytes of UTF-8.
 """
 
+import json
 from collections.abc import Iterable
 
 import msgspec
@@ -12,6 +13,7 @@ import msgspec
 from kimiya.core.exchange import Request, ToolSpec
 from kimiya.core.messages import (
     Image,
+    JsonValue,
     Message,
     Opaque,
     Part,
@@ -66,10 +68,18 @@ def _parts_tokens(parts: Iterable[Part]) -> int:
             case Video():
                 total += VIDEO_TOKENS
             case Opaque():
-                total += len(msgspec.json.encode(part.block)) // 4
+                total += _size(part.block) // 4
     return total
 
 
 def _tool_tokens(tool: ToolSpec) -> int:
     described = estimate_text_tokens(tool.name) + estimate_text_tokens(tool.description or "")
-    return described + len(msgspec.json.encode([tool.parameters, tool.extras])) // 4
+    return described + _size([tool.parameters, tool.extras]) // 4
+
+
+def _size(value: JsonValue) -> int:
+    """Bytes of a value as JSON; a lone surrogate, which JSON cannot hold, counts too."""
+    try:
+        return len(msgspec.json.encode(value))
+    except UnicodeEncodeError:
+        return len(json.dumps(value))
