@@ -4,6 +4,7 @@ Labels come from closed sets (fronts, configured targets, codes), never from wha
 """
 
 import asyncio
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -17,6 +18,8 @@ def _count_tasks() -> float:
         return 0  # the page is being read outside any loop
 
 
+M = TypeVar("M", Counter, Histogram)
+
 _SECONDS = (0.005, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
 
@@ -27,6 +30,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._children: dict[tuple[object, ...], Any] = {}
         registry = self._registry
         self.requests = Counter(
             "kimiya_requests",
@@ -77,36 +81,44 @@ class Metrics:
     def observe(self, front: str, status: int, report: Report | None) -> None:
         """Count one answered request."""
         target = report.target if report is not None and report.target else "none"
-        self.requests.labels(front, target, str(status)).inc()
+        self._child(self.requests, front, target, str(status)).inc()
         if report is None:
             return
-        self.duration.labels(front).observe(report.duration_s)
+        self._child(self.duration, front).observe(report.duration_s)
         if report.first_event_s is not None:
-            self.first_event.labels(front).observe(report.first_event_s)
+            self._child(self.first_event, front).observe(report.first_event_s)
         for attempt in report.attempts:
-            self.attempts.labels(attempt.target, attempt.error or "none").inc()
+            self._child(self.attempts, attempt.target, attempt.error or "none").inc()
         if report.target:
-            self.verdicts.labels(target, report.verdict.outcome).inc()
+            self._child(self.verdicts, target, report.verdict.outcome).inc()
         for repair in report.verdict.repairs:
-            self.repairs.labels(repair.code).inc()
+            self._child(self.repairs, repair.code).inc()
         for adjustment in report.adjustments:
-            self.adjustments.labels(adjustment.code).inc()
+            self._child(self.adjustments, adjustment.code).inc()
         self._observe_usage(target, report)
 
     def _observe_usage(self, target: str, report: Report) -> None:
         usage = report.usage
         if usage is None:
             return
-        self.tokens.labels(target, "input").inc(usage.input_tokens)
-        self.tokens.labels(target, "output").inc(usage.output_tokens)
+        self._child(self.tokens, target, "input").inc(usage.input_tokens)
+        self._child(self.tokens, target, "output").inc(usage.output_tokens)
         if usage.cache_read_tokens:
-            self.tokens.labels(target, "cache_read").inc(usage.cache_read_tokens)
+            self._child(self.tokens, target, "cache_read").inc(usage.cache_read_tokens)
         if usage.cache_write_tokens:
-            self.tokens.labels(target, "cache_write").inc(usage.cache_write_tokens)
+            self._child(self.tokens, target, "cache_write").inc(usage.cache_write_tokens)
         if report.cost_usd is None:
-            self.unpriced.labels(target).inc()
+            self._child(self.unpriced, target).inc()
         else:
-            self.cost.labels(target).inc(float(report.cost_usd))
+            self._child(self.cost, target).inc(float(report.cost_usd))
+
+    def _child(self, metric: M, *labels: str) -> M:
+        """A metric under its labels; looked up once, because the library's look-up takes a lock."""
+        key = (id(metric), *labels)
+        if key not in self._children:
+            self._children[key] = metric.labels(*labels)
+        child: M = self._children[key]
+        return child
 
     def page(self) -> bytes:
         """The page, in Prometheus' text format."""

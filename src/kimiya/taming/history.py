@@ -246,6 +246,8 @@ def harmless(text: str) -> str:
 
 
 def _without_markers(messages: tuple[Message, ...], notes: list[Adjustment]) -> tuple[Message, ...]:
+    if not any(map(_may_be_marked, messages)):
+        return messages
     out = tuple(_defused(message) for message in messages)
     paths = [f"messages[{n}]" for n, m in enumerate(out) if m is not messages[n]]
     if not paths:
@@ -253,6 +255,14 @@ def _without_markers(messages: tuple[Message, ...], notes: list[Adjustment]) -> 
     what = f"control markers in {len(paths)} messages are shown to the model as <¦...¦>"
     notes.append(Adjustment("markers_neutralised", what, paths[0]))
     return out
+
+
+def _may_be_marked(message: Message) -> bool:
+    """Whether a message needs a closer look; most are plain text without a marker's first bytes."""
+    for part in message.parts:
+        if not isinstance(part, Text) or "<|" in part.text or "<｜" in part.text:
+            return True
+    return False
 
 
 def _defused(message: Message) -> Message:
@@ -297,8 +307,14 @@ _T = TypeVar("_T", Text, Reasoning)
 # Loops ------------------------------------------------------------------------------------------
 
 
+_SHORTEST_LOOP = 4
+"""Messages of two calls and their results."""
+
+
 def repeating(messages: Sequence[Message]) -> Loop:
     """The one call a history ends with, how often in a row it stands there with one result."""
+    if len(messages) < _SHORTEST_LOOP:
+        return Loop()
     results: dict[str, str] = {}
     last: tuple[str, str, str] | None = None
     count = 0
