@@ -15,9 +15,11 @@ import kimiya.taming
 heavy = {"torch", "xllamacpp", "botocore", "aiohttp", "uvicorn"} & set(sys.modules)
 assert not heavy, f"import kimiya loads {heavy}"
 PY
+printf 'reply\n  text: {user}\n' > hello.sim
 cat > hello.toml <<'TOML'
 [providers.sim]
 kind = "simulated"
+script = "hello.sim"
 
 [routes.sim]
 targets = ["sim:echo"]
